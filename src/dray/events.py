@@ -1,0 +1,51 @@
+"""What happens, said once: `emit` tells, `listen` hears. Log lines and metrics are listeners; nobody else knows them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+logger = logging.getLogger("dray")
+
+Listener = Callable[[str, dict[str, Any]], None]
+_listeners: list[Listener] = []
+
+# How loud an event is in the log; what is not named here is told at debug level.
+LEVELS = {
+    "worker.started": logging.INFO,
+    "worker.stopping": logging.INFO,
+    "worker.stopped": logging.INFO,
+    "worker.lost": logging.CRITICAL,
+    "heart.died": logging.ERROR,
+    "store.away": logging.CRITICAL,
+    "store.back": logging.WARNING,
+    "store.refused": logging.DEBUG,
+    "job.failed": logging.CRITICAL,
+    "job.retrying": logging.WARNING,
+    "job.parked": logging.WARNING,
+    "job.lease_lost": logging.ERROR,
+    "result.dropped": logging.WARNING,
+    "rescue.dead_worker": logging.ERROR,
+    "rescue.jobs": logging.WARNING,
+    "upkeep.failed": logging.ERROR,
+    "prune.done": logging.INFO,
+}
+
+
+def emit(event: str, **facts: Any) -> None:
+    """Tell everybody who listens. A listener that raises is logged and never disturbs who emits."""
+    level = LEVELS.get(event, logging.DEBUG)
+    if logger.isEnabledFor(level):
+        logger.log(level, "%s %s", event, " ".join(f"{name}={value}" for name, value in facts.items()), extra={"dray": facts})
+    for listener in list(_listeners):
+        try:
+            listener(event, facts)
+        except Exception:
+            logger.exception("a listener failed on %s", event)
+
+
+def listen(listener: Listener) -> Callable[[], None]:
+    """Hear every event of this process; returns how to stop."""
+    _listeners.append(listener)
+    return lambda: _listeners.remove(listener)

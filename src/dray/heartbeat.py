@@ -1,0 +1,202 @@
+"""The process that beats for a worker. It is started as a file, imports nothing of Dray, and so stays small.
+
+It lives beside the worker because nothing there can be trusted to run in time: a C call that holds the interpreter lock
+stops every thread. Once every few seconds it moves the worker's row on; it also hears what wakes the worker, because it has
+a connection to spare. On its standard input it gets one line of JSON and later "q" to quit; on its standard output it says:
+
+    b TIME    the row was moved; TIME is when the statement was sent (CLOCK_BOOTTIME, seconds)
+    n         something may be ready
+    a TEXT    the database refuses connections: it is away for everybody
+    l         the row says that this worker is dead
+
+When the worker dies, this process is the first to know, and writes it down: nobody has to wait for the lease to run out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import select
+import signal
+import sys
+import time
+from typing import Any
+
+GLANCE = 1.0  # seconds between looks at the parent, at most
+POLL = 0.005  # seconds between looks at SQLite's change counter: 5 microseconds each
+GIVE_UP = 60.0  # seconds after the worker's death in which its row is tried to be written
+
+
+def steady() -> float:
+    """Seconds by a clock that also runs while the machine sleeps, the same in all processes."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def say(line: str) -> None:
+    """Tell the worker; if it is not there any more, that is noticed elsewhere."""
+    with contextlib.suppress(OSError):
+        os.write(1, line.encode() + b"\n")
+
+
+class Heart:
+    """One connection, one row, one parent."""
+
+    def __init__(self, plan: dict[str, Any], parent: int) -> None:
+        self.plan = plan
+        self.parent = parent
+        self.driver = importlib.import_module(plan["driver"])
+        self.connection: Any = None
+        self.version: object = None
+        self.next_beat = 0.0
+        self.period = float(plan["period"])
+        self.told_to_quit = False
+
+    def connect(self) -> Any:
+        """The connection, made when there is none."""
+        if self.connection is not None:
+            return self.connection
+        connection = self.driver.connect(*self.plan["arguments"], **self.plan["keywords"])
+        if hasattr(connection, "isolation_level") and self.is_sqlite:
+            connection.isolation_level = None
+        elif callable(getattr(connection, "autocommit", None)):
+            connection.autocommit(True)
+        else:
+            connection.autocommit = True
+        cursor = connection.cursor()
+        for statement in self.plan["setup"]:
+            cursor.execute(statement)
+        if self.is_postgresql and self.plan["listen"]:
+            cursor.execute(f'LISTEN "{self.plan["channel"]}"')
+            say("n")  # whatever was said while we were not listening
+        self.connection = connection
+        return connection
+
+    @property
+    def is_sqlite(self) -> bool:
+        return bool(self.plan["driver"] == "sqlite3")
+
+    @property
+    def is_postgresql(self) -> bool:
+        return bool(self.plan["driver"] == "psycopg")
+
+    def disconnect(self) -> None:
+        if self.connection is not None:
+            with contextlib.suppress(Exception):
+                self.connection.close()
+        self.connection = None
+
+    def execute(self, statement: str) -> int:
+        """Run a statement and give the number of rows it changed."""
+        cursor = self.connect().cursor()
+        cursor.execute(statement)
+        return int(cursor.rowcount)
+
+    def beat(self) -> None:
+        """Move the row on, and say so."""
+        if self.parent_is_stopped():
+            self.next_beat = steady() + self.period
+            return  # somebody froze the worker: its jobs are for others when the lease has run out
+        sent = steady()
+        try:
+            changed = self.execute(self.plan["beat"])
+        except Exception as error:
+            self.disconnect()
+            # What fails at once was refused: the database is away for everybody. What hung may be our network alone.
+            if steady() - sent < self.period:
+                say("a " + " ".join(str(error).split())[:300])
+            self.next_beat = steady() + min(self.period, 0.5)
+            return
+        say(f"b {sent!r}" if changed else "l")
+        self.next_beat = sent + self.period
+
+    def parent_is_stopped(self) -> bool:
+        try:
+            with open(f"/proc/{self.parent}/stat", "rb") as file:
+                return file.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
+        except (OSError, IndexError):
+            return False
+
+    def parent_is_gone(self) -> bool:
+        return os.getppid() != self.parent
+
+    def wait(self) -> bool:
+        """Wait for the next beat or for something to tell; False when told to quit, or when the parent is gone."""
+        pause = min(max(self.next_beat - steady(), 0.0), GLANCE)
+        sources: list[Any] = [0]
+        if self.is_sqlite and self.connection is not None and self.plan["listen"]:
+            pause = min(pause, POLL)
+        elif self.is_postgresql and self.connection is not None:
+            sources.append(self.connection.pgconn.socket)
+        readable, _, _ = select.select(sources, [], [], pause)
+        if 0 in readable:
+            self.told_to_quit = os.read(0, 16).startswith(b"q")
+            return False
+        try:
+            self.hear(len(readable) > 0)
+        except Exception:
+            self.disconnect()
+            self.next_beat = steady()
+        return True
+
+    def hear(self, readable: bool) -> None:
+        """Pass on that something may be ready."""
+        if self.connection is None:
+            return
+        if self.is_sqlite and self.plan["listen"]:
+            version = self.connection.execute("PRAGMA data_version").fetchone()
+            if version != self.version:
+                self.version = version
+                say("n")
+        elif self.is_postgresql and readable:
+            self.connection.pgconn.consume_input()
+            heard = 0
+            while self.connection.pgconn.notifies() is not None:
+                heard += 1
+            if heard:
+                say("n")
+
+    def live(self) -> None:
+        """Beat until told to quit, or until the worker is gone; then write its death down."""
+        glance = 0.0
+        while True:
+            if steady() >= self.next_beat:
+                self.beat()
+            if not self.wait():
+                break
+            if steady() - glance > GLANCE:
+                glance = steady()
+                if self.parent_is_gone():
+                    break
+        if self.told_to_quit:
+            return
+        # Standard input can have been closed by the worker, too: only a new parent proves that the old one is dead.
+        deadline = steady() + 0.2
+        while not self.parent_is_gone() and steady() < deadline:
+            time.sleep(0.005)
+        if self.parent_is_gone():
+            self.write_death()
+
+    def write_death(self) -> None:
+        deadline = steady() + GIVE_UP
+        while steady() < deadline:
+            try:
+                self.execute(self.plan["death"])
+            except Exception:
+                self.disconnect()
+                time.sleep(0.1)
+            else:
+                return
+
+
+def main() -> None:
+    """Read the plan from standard input and live by it."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)  # it ends with its worker, not with the terminal
+    plan = json.loads(sys.stdin.readline())
+    Heart(plan, int(plan["parent"])).live()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""The worker's own life in the database: its row, the process that beats for it, and what it may still do."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from dray import events, heartbeat
+from dray.store.roster import Roster
+
+START_UNTIL = 0.6  # of the TTL: beyond it no job is started
+LIVE_UNTIL = 0.9  # of the TTL: beyond it others may soon take over, and what runs must have ended
+REFUSED_FOR = 2.0  # seconds a refusal proves that the database is away for everybody
+
+
+class Lease:
+    """What entitles this process to hold jobs: a row that somebody keeps moving.
+
+    ttl     seconds after which others give up on a worker whose row stands still
+    beat    seconds between two moves of the row
+    on_wake     called, from a thread, when something may be ready
+    on_lost     called, from a thread, when the row says that this worker is dead
+    """
+
+    def __init__(
+        self,
+        roster: Roster,
+        *,
+        ttl: float,
+        beat: float,
+        listen: bool,
+        on_wake: Callable[[], None],
+        on_lost: Callable[[], None],
+    ) -> None:
+        self._roster, self._ttl, self._beat, self._listen = roster, ttl, beat, listen
+        self._on_wake, self._on_lost = on_wake, on_lost
+        self._held = heartbeat.steady()  # when the last beat that arrived was sent
+        self._refused = float("-inf")
+        self._child: subprocess.Popen[bytes] | None = None
+        self._closing = False
+        self.worker_id = 0
+
+    def take(self, *, queues: str, concurrency: int) -> int:
+        """Register this process as a worker, start its heart, and give the worker's id."""
+        sent = heartbeat.steady()
+        self.worker_id = self._roster.register(
+            host=socket.gethostname(), pid=os.getpid(), queues=queues, concurrency=concurrency
+        )
+        self._held = sent
+        self._start_heart()
+        return self.worker_id
+
+    def age(self) -> float:
+        """Seconds since the last beat that surely arrived was sent."""
+        return heartbeat.steady() - self._held
+
+    def may_start(self) -> bool:
+        """Whether a job may be started: nobody can have given up on us yet, nor will before it has had a moment."""
+        return self.age() < self._ttl * START_UNTIL
+
+    def must_end(self) -> bool:
+        """Whether what runs has to end at once, because others may be about to take over.
+
+        A database that refuses connections is away for everybody: nobody can take over, and whoever comes back first has to
+        watch for a full TTL. So an outage kills nobody; silence, which may be our network alone, does.
+        """
+        if self.age() < self._ttl * LIVE_UNTIL:
+            return False
+        return heartbeat.steady() - self._refused > max(REFUSED_FOR, self._ttl / 10)
+
+    def give_up(self) -> None:
+        """Stop the heart and say goodbye. What is still held is free from then on."""
+        self._stop_heart()
+        self._roster.leave(self.worker_id)
+
+    def abandon(self) -> None:
+        """Stop the heart without a word: the row is not ours any more."""
+        self._stop_heart()
+
+    def _start_heart(self) -> None:
+        self._closing = False
+        plan = {
+            **self._roster.heartbeat_plan(self.worker_id),
+            "parent": os.getpid(),
+            "period": self._beat,
+            "listen": self._listen,
+        }
+        # -P: the folder of that file must not become a place to import from, its names would hide others.
+        self._child = subprocess.Popen(
+            [sys.executable, "-P", str(Path(heartbeat.__file__))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,  # a signal to the worker's group leaves a witness
+        )
+        assert self._child.stdin is not None
+        self._child.stdin.write(json.dumps(plan).encode() + b"\n")
+        self._child.stdin.flush()
+        threading.Thread(target=self._hear, args=(self._child,), name="dray-lease", daemon=True).start()
+
+    def _stop_heart(self) -> None:
+        self._closing = True
+        child, self._child = self._child, None
+        if child is None:
+            return
+        with contextlib.suppress(OSError):
+            assert child.stdin is not None
+            child.stdin.write(b"q\n")
+            child.stdin.close()
+        try:
+            child.wait(5)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+    def _hear(self, child: subprocess.Popen[bytes]) -> None:
+        assert child.stdout is not None
+        for line in child.stdout:
+            self._obey(line)
+        if not self._closing:
+            events.emit("heart.died", worker_id=self.worker_id, code=child.poll())
+            time.sleep(min(1.0, self._beat))
+            if not self._closing:
+                self._start_heart()
+
+    def _obey(self, line: bytes) -> None:
+        word, _, rest = line.decode(errors="replace").rstrip("\n").partition(" ")
+        match word:
+            case "b":
+                self._held = max(self._held, float(rest))
+            case "n":
+                self._on_wake()
+            case "a":
+                self._refused = heartbeat.steady()
+                events.emit("store.refused", worker_id=self.worker_id, why=rest)
+            case "l":
+                self._on_lost()
+
+

@@ -1,0 +1,169 @@
+"""Run one claimed job and say what it came to. Nothing a task or a row does makes it raise."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from dray.codec import Codec, sanitize
+from dray.context import CancelRequested, Context, enter
+from dray.errors import BadArguments, CodecError, Permanent
+from dray.job import (
+    Cancelled,
+    Done,
+    Failed,
+    HandedBack,
+    Outcome,
+    Parked,
+    RetryIn,
+    Skip,
+    Skipped,
+    Snooze,
+    Snoozed,
+    StopWorker,
+)
+from dray.report import Report
+from dray.task import Definition, Registry
+
+TRACEBACK_LIMIT = 20_000  # characters kept of one traceback: the end, which says what happened
+ERROR_LIMIT = 2_000
+
+
+class Ran(NamedTuple):
+    """What a run came to, and whether the task asked for the end of its worker."""
+
+    outcome: Outcome
+    stop: bool = False
+
+
+class Prepared(NamedTuple):
+    """A task that can be called, and its arguments."""
+
+    definition: Definition
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+
+
+class Runner:
+    """Runs jobs of the tasks in a registry. Without a clock, a store or a worker."""
+
+    def __init__(self, registry: Registry, codec: Codec) -> None:
+        self._registry, self._codec = registry, codec
+
+    def definition(self, task: str) -> Definition | None:
+        """The task, if it is known here."""
+        return self._registry.find(task)
+
+    def prepare(self, context: Context, payload: str) -> Prepared | Ran:
+        """Find the task and read its arguments; or say why that cannot be (C10, C35)."""
+        definition = self._registry.find(context.task)
+        if definition is None:
+            return Ran(Parked(why=f"no task {context.task!r} is registered in this worker"))
+        try:
+            args, kwargs = self._codec.decode_call(payload)
+            definition.bind(args, kwargs)
+        except CodecError as error:
+            return Ran(Failed(error=sanitize(f"the stored arguments cannot be read: {error}"), permanent=True))
+        except BadArguments as error:
+            # Only a mismatch of the call itself: another version of the code may well be able to take it.
+            return Ran(Parked(why=sanitize(str(error))[:ERROR_LIMIT], signature=definition.signature_number))
+        return Prepared(definition, args, kwargs)
+
+    def run(self, prepared: Prepared, context: Context) -> Ran:
+        """Run a sync task in this thread."""
+        leave = enter(context)
+        try:
+            value = prepared.definition.call(prepared.args, prepared.kwargs, context)
+        except BaseException as error:  # also SystemExit: a task must not end its worker by accident
+            return self._raised(error)
+        finally:
+            leave()
+        return self._returned(value)
+
+    async def arun(self, prepared: Prepared, context: Context) -> Ran:
+        """Run an async task on this event loop."""
+        leave = enter(context)
+        try:
+            value = await prepared.definition.call(prepared.args, prepared.kwargs, context)
+        except asyncio.CancelledError:
+            # Cancelled by us: because an operator asked for it, or because the worker ends now.
+            return Ran(Cancelled() if context.cancel_requested else HandedBack(why="the worker stopped"))
+        except BaseException as error:
+            return self._raised(error)
+        finally:
+            leave()
+        return self._returned(value)
+
+    def _returned(self, value: object) -> Ran:
+        if isinstance(value, Report):
+            try:
+                value.to_json()
+            except CodecError as error:
+                return Ran(Done(note=f"the report was not stored: {error}"))
+            return Ran(Done(report=value))
+        if value is None:
+            return Ran(Done())
+        try:
+            return Ran(Done(result=self._codec.encode(value)))
+        except CodecError as error:
+            # The work is done. That its result cannot be kept is no reason to do it twice.
+            return Ran(Done(note=sanitize(f"the result was not stored: {error}")[:ERROR_LIMIT]))
+
+    def _raised(self, error: BaseException) -> Ran:
+        match error:
+            case Snooze():
+                return Ran(Snoozed(delay=_seconds(error.delay), why=error.why))
+            case RetryIn():
+                return Ran(Failed(error=sanitize(error.why)[:ERROR_LIMIT], retry_in=_seconds(error.delay)))
+            case Skip():
+                return Ran(Skipped(why=sanitize(error.why)[:ERROR_LIMIT]))
+            case CancelRequested():
+                return Ran(Cancelled())
+            case StopWorker():
+                cause = error.__cause__
+                judged = self._raised(cause) if cause is not None else Ran(_failed(error, permanent=True))
+                return Ran(judged.outcome, stop=True)
+            case _:
+                return Ran(_failed(error, permanent=isinstance(error, Permanent)))
+
+
+def _failed(error: BaseException, *, permanent: bool) -> Failed:
+    text = _text(error)
+    name = type(error).__name__
+    return Failed(
+        error=sanitize(f"{name}: {text}" if text else name)[:ERROR_LIMIT],
+        traceback=sanitize(_traceback(error))[-TRACEBACK_LIMIT:],
+        permanent=permanent,
+    )
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as second:
+        return f"its text could not be read: {type(second).__name__}"
+
+
+def _traceback(error: BaseException) -> str:
+    """The traceback from the task on: how the worker got there helps nobody."""
+    try:
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_HERE):
+            trace = trace.tb_next
+        return "".join(traceback.format_exception(type(error), error, trace))
+    except Exception as second:
+        return f"the traceback could not be made: {type(second).__name__}"
+
+
+_HERE = __file__.removesuffix("runner.py")
+
+
+def _seconds(value: object) -> float:
+    """A delay as a task gave it; what is no sensible number means: at once."""
+    try:
+        seconds = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return 0.0
+    return min(max(seconds, 0.0), 10 * 365 * 86400.0) if seconds == seconds else 0.0

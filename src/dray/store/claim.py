@@ -1,0 +1,233 @@
+"""Claiming: which lanes have ready jobs, from where to look in each, and taking up to n jobs under a fenced lease."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Row
+
+from dray.errors import WorkerGone
+from dray.job import Claim, name_hash
+from dray.store.tables import Tables
+
+# A claim is made of these columns, in this order; `ready_at` behind them is for the order of starts and the floors.
+CLAIM_COLUMNS = (
+    "id fence attempt crashes snoozes max_attempts flags priority queue task args job_key owner created_at claimed_at"
+).split()
+_RETURNED = ", ".join(f"j.{column}" for column in [*CLAIM_COLUMNS, "ready_at", "queue_hash"])
+
+LANES_EVERY = 0.05  # seconds: an urgent job is seen by then, however busy the worker is
+SWEEP_SHARE = 20  # a look without floors may take one part in so many of the time
+SWEEP_EVERY = (0.25, 10.0)  # seconds: never more often, never more seldom
+
+Lane = tuple[int, int]  # hash of the queue, priority
+
+
+@dataclass(slots=True)
+class Lanes:
+    """What one claimer remembers between claims: which lanes have ready jobs, and a floor under each.
+
+    A floor is the `ready_at` of the oldest job of the last claim: below it there are, most likely, only index entries of jobs
+    long gone, which PostgreSQL and InnoDB must keep and wade through while any transaction has an old snapshot open. It is a
+    hint: a job that committed late with an older stamp is found by the next look without floors.
+    """
+
+    queues: tuple[str, ...] = ()  # empty: every queue
+    clock: Callable[[], float] = time.monotonic
+    known: list[Lane] = field(default_factory=list)
+    floors: dict[Lane, int] = field(default_factory=dict)
+    turn: int = 0
+    looked: float = float("-inf")
+    swept: float = float("-inf")
+    sweep_after: float = SWEEP_EVERY[0]
+
+    def refresh(self, connection: Connection, tables: Tables, *, force: bool = False) -> None:
+        """Ask which lanes have ready jobs, unless that is known from a moment ago."""
+        now = self.clock()
+        if not force and now - self.looked < LANES_EVERY:
+            return
+        wanted = {name_hash(queue) for queue in self.queues}
+        found = connection.execute(tables.text(_LANES_OF[tables.dialect.name])).all()
+        self.known = [(row[0], row[1]) for row in found if not wanted or row[0] in wanted]
+        self.looked = now
+
+    def in_order(self) -> list[Lane]:
+        """The most urgent first; queues of one priority take turns at being first."""
+        self.turn += 1
+        by_priority: dict[int, list[Lane]] = {}
+        for lane in sorted(self.known):
+            by_priority.setdefault(lane[1], []).append(lane)
+        ordered = []
+        for priority in sorted(by_priority):
+            lanes = by_priority[priority]
+            first = self.turn % len(lanes)
+            ordered += lanes[first:] + lanes[:first]
+        return ordered
+
+    def sweep_is_due(self) -> bool:
+        """Whether it is time to look below the floors again."""
+        return bool(self.floors) and self.clock() - self.swept >= self.sweep_after
+
+    def sweep(self) -> None:
+        """Forget the floors."""
+        self.floors.clear()
+        self.swept = self.clock()
+
+    def swept_in(self, seconds: float) -> None:
+        """Say how long the look without floors took: dear ones are made more seldom."""
+        self.sweep_after = min(max(SWEEP_SHARE * seconds, SWEEP_EVERY[0]), SWEEP_EVERY[1])
+
+
+# A skip scan: one index probe for each lane, whatever the number of jobs in them.
+_SKIP_SCAN = (
+    "WITH RECURSIVE lane(q, p) AS ("
+    " SELECT queue_hash, priority FROM {jobs}"
+    " WHERE id = (SELECT id FROM {jobs} WHERE state = 0 ORDER BY queue_hash, priority, ready_at, id LIMIT 1)"
+    " UNION ALL SELECT j.queue_hash, j.priority FROM lane JOIN {jobs} j ON j.id ="
+    " (SELECT n.id FROM {jobs} n WHERE n.state = 0 AND (n.queue_hash, n.priority) > (lane.q, lane.p)"
+    " ORDER BY n.queue_hash, n.priority, n.ready_at, n.id LIMIT 1)"
+    ") SELECT q, p FROM lane"
+)
+_LANES_OF = {
+    "sqlite": _SKIP_SCAN,
+    "postgresql": _SKIP_SCAN,
+    # MySQL compares rows without an index, but groups by an index prefix without reading the groups.
+    "mysql": "SELECT queue_hash, priority FROM {jobs} WHERE state = 0 GROUP BY queue_hash, priority",
+}
+
+
+def claim(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, limit: int) -> list[Claim]:
+    """Take up to `limit` ready jobs for this worker, the most urgent and longest ready first, in one transaction.
+
+    Raises WorkerGone when the worker is not alive in the database: its leases would be taken away again at once.
+    """
+    if limit <= 0:
+        return []
+    if lanes.sweep_is_due():
+        lanes.sweep()
+    lanes.refresh(connection, tables)
+    hinted = bool(lanes.floors)
+    started = time.monotonic()
+    rows = _claim(connection, tables, worker_id, lanes, limit) if lanes.known else []
+    if hinted and len(rows) < limit:
+        # Fewer than asked: perhaps there are more below the floors, or in a lane that was empty a moment ago.
+        lanes.sweep()
+        lanes.refresh(connection, tables, force=True)
+        rows += _claim(connection, tables, worker_id, lanes, limit - len(rows)) if lanes.known else []
+    if not hinted:
+        lanes.swept_in(time.monotonic() - started)
+        lanes.swept = lanes.clock()
+    _remember(lanes, rows, tables)
+    rows.sort(key=lambda row: (row.priority, row.ready_at, row.id))
+    return [Claim(*row[: len(CLAIM_COLUMNS)]) for row in rows]
+
+
+def _remember(lanes: Lanes, rows: Sequence[Row[Any]], tables: Tables) -> None:
+    if not tables.dialect.mvcc:
+        return
+    oldest: dict[Lane, int] = {}
+    for row in rows:
+        lane = (row.queue_hash, row.priority)
+        if row.ready_at < oldest.get(lane, row.ready_at + 1):
+            oldest[lane] = row.ready_at
+    lanes.floors.update(oldest)
+
+
+def _claim(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, limit: int) -> list[Row[Any]]:
+    if tables.dialect.name == "postgresql":
+        return _claim_at_once(connection, tables, worker_id, lanes, limit)
+    return _claim_in_steps(connection, tables, worker_id, lanes, limit)
+
+
+# MATERIALIZED: a subquery with a LIMIT may otherwise be run again, and claim more than asked.
+_CLAIM_AT_ONCE = (
+    "WITH c AS MATERIALIZED (SELECT r.id FROM {rows} CROSS JOIN LATERAL ("
+    " SELECT id FROM {jobs} WHERE state = 0 AND queue_hash = d.q AND priority = d.p AND ready_at >= d.f"
+    " ORDER BY ready_at, id LIMIT :n FOR NO KEY UPDATE SKIP LOCKED) r LIMIT :n)"
+    " UPDATE {jobs} j SET state = 1, fence = j.fence + 1, attempt = j.attempt + 1, worker_id = :w, claimed_at = {now},"
+    " started_at = NULL FROM c WHERE j.id = c.id AND EXISTS (SELECT 1 FROM {workers} WHERE id = :w AND state = 0)"
+    f" RETURNING {_RETURNED}"
+)
+
+
+def _claim_at_once(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, limit: int) -> list[Row[Any]]:
+    source = "(SELECT * FROM " + tables.dialect.rows({"o": "int", "q": "int", "p": "int", "f": "int"}) + " ORDER BY o) d"
+    statement = tables.text(_CLAIM_AT_ONCE.replace("{rows}", source))
+    document = [
+        {"o": order, "q": lane[0], "p": lane[1], "f": lanes.floors.get(lane, 0)}
+        for order, lane in enumerate(lanes.in_order())
+    ]
+    values = {"doc": msgspec.json.encode(document).decode(), "n": limit, "w": worker_id}
+    rows = list(connection.execute(statement, values))
+    if not rows:
+        _check_alive(connection, tables, worker_id)
+    return rows
+
+
+_CANDIDATES = (
+    "SELECT id FROM {jobs} WHERE state = 0 AND queue_hash = :q AND priority = :p AND ready_at >= :f"
+    " ORDER BY ready_at, id LIMIT :n"
+)
+_TAKE = (
+    "UPDATE {jobs} SET state = 1, fence = fence + 1, attempt = attempt + 1, worker_id = :w, claimed_at = {now},"
+    " started_at = NULL WHERE state = 0 AND id IN (SELECT d.id FROM {rows})"
+)
+_LOCK = "SELECT j.id FROM {rows} STRAIGHT_JOIN {jobs} j ON j.id = d.id WHERE j.state = 0 FOR UPDATE SKIP LOCKED"
+_TAKE_LOCKED = (
+    "UPDATE {rows} STRAIGHT_JOIN {jobs} j ON j.id = d.id SET j.state = 1, j.fence = j.fence + 1, j.attempt = j.attempt + 1,"
+    " j.worker_id = :w, j.claimed_at = {now}, j.started_at = NULL WHERE j.state = 0"
+)
+_READ_BACK = f"SELECT {_RETURNED} FROM {{rows}} STRAIGHT_JOIN {{jobs}} j ON j.id = d.id"
+
+
+def _claim_in_steps(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, limit: int) -> list[Row[Any]]:
+    """Find candidates without a lock, lock those by primary key, take them: InnoDB then locks nothing but the rows."""
+    _check_alive(connection, tables, worker_id)
+    ids: list[int] = []
+    # Several claimers read the same candidates: looking at more of them than wanted leaves some for each.
+    wide = 3 if tables.dialect.skip_locked else 1
+    for queue, priority in lanes.in_order():
+        wanted = limit - len(ids)
+        if wanted <= 0:
+            break
+        values = {"q": queue, "p": priority, "f": lanes.floors.get((queue, priority), 0), "n": wanted * wide}
+        found = [row[0] for row in connection.execute(tables.text(_CANDIDATES), values)]
+        ids += _lock(connection, tables, found, wanted)
+    if not ids:
+        return []
+    source = tables.dialect.rows({"id": "int"})
+    take = _TAKE_LOCKED if tables.dialect.skip_locked else _TAKE
+    values = {"doc": _ids(ids), "w": worker_id}
+    if tables.dialect.skip_locked:
+        connection.execute(tables.text(take.replace("{rows}", source)), values)
+        return list(connection.execute(tables.text(_READ_BACK.replace("{rows}", source)), {"doc": _ids(ids)}))
+    return list(connection.execute(tables.text(take.replace("{rows}", source) + f" RETURNING {_BARE}"), values))
+
+
+_BARE = _RETURNED.replace("j.", "")
+
+
+def _lock(connection: Connection, tables: Tables, found: list[int], wanted: int) -> list[int]:
+    if not tables.dialect.skip_locked:
+        return found
+    statement = tables.text(_LOCK.replace("{rows}", tables.dialect.rows({"id": "int"})))
+    locked: list[int] = []
+    while found and len(locked) < wanted:
+        few, found = found[: wanted - len(locked)], found[wanted - len(locked) :]
+        # Ascending ids: whoever locks several rows takes them in the same order.
+        locked += [row[0] for row in connection.execute(statement, {"doc": _ids(sorted(few))})]
+    return locked
+
+
+def _check_alive(connection: Connection, tables: Tables, worker_id: int) -> None:
+    alive = connection.execute(tables.text("SELECT 1 FROM {workers} WHERE id = :w AND state = 0"), {"w": worker_id})
+    if alive.first() is None:
+        raise WorkerGone(worker_id)
+
+
+def _ids(ids: Sequence[int]) -> str:
+    return msgspec.json.encode([{"id": id} for id in ids]).decode()

@@ -1,0 +1,227 @@
+"""Connections of our own: how they are opened, how a transaction is run and repeated, what a driver's error means."""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError, DisconnectionError, NoSuchModuleError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from dray.errors import ConfigurationError, DrayError, SchemaError, StoreError, StoreUnavailable
+from dray.store.dialects import DIALECTS, Dialect
+
+T = TypeVar("T")
+
+TRIES = 20  # how often a transaction that met a deadlock is run again
+FILE_PATIENCE = 60.0  # seconds one waits for a locked SQLite file before it is an error
+EXTRA = {"sqlite": "", "postgresql": "postgres", "mysql": "mysql"}
+
+
+class Database:
+    """The pool of our own connections to one database.
+
+    Every connection is in the driver's autocommit mode, and transactions are opened and ended by statements of ours: so a
+    single statement is one round trip, with no BEGIN before it, no COMMIT, ping or reset after it.
+    """
+
+    def __init__(self, url: str, *, pool_size: int = 5) -> None:
+        self.url: URL = make_url(url)
+        self.dialect: Dialect = _dialect(self.url)
+        self.engine: Engine = self._engine(pool_size)
+        # One writer at a time is SQLite's rule; threads of one process need not fight for the file lock.
+        self._turn = threading.Lock() if self.dialect.name == "sqlite" else None
+        _forget_after_fork(self)
+
+    def _engine(self, pool_size: int) -> Engine:
+        if self.dialect.name == "sqlite" and self.url.database in (None, "", ":memory:"):
+            raise ConfigurationError(
+                "an SQLite database in memory would be lost with this process and seen by no worker; "
+                "give a file: sqlite:///dray.db"
+            )
+        try:
+            engine = create_engine(
+                self.url,
+                isolation_level="AUTOCOMMIT",
+                skip_autocommit_rollback=True,
+                pool_reset_on_return=None,
+                pool_size=pool_size,
+                max_overflow=0,
+                connect_args=_connect_args(self.dialect),
+            )
+        except ModuleNotFoundError as error:
+            extra = EXTRA[self.dialect.name]
+            raise ConfigurationError(f"{error.name} is not installed; run: pip install 'dray[{extra}]'") from error
+        except NoSuchModuleError as error:
+            raise ConfigurationError(f"{self.url.drivername} is not supported: {error}") from error
+        event.listen(engine, "connect", self._set_up)
+        event.listen(engine, "checkout", _refuse_stale)
+        return engine
+
+    def _set_up(self, connection: Any, record: object) -> None:
+        cursor = connection.cursor()
+        for statement in self.dialect.setup:
+            cursor.execute(statement)
+        cursor.close()
+
+    def driver(self) -> tuple[str, list[Any], dict[str, Any]]:
+        """The driver's module and the arguments of its connect(), for a process that does without SQLAlchemy."""
+        arguments, keywords = self.engine.dialect.create_connect_args(self.url)
+        module = self.engine.dialect.dbapi
+        assert module is not None
+        return module.__name__, list(arguments), {**keywords, **_connect_args(self.dialect)}
+
+    def close(self) -> None:
+        """Close the pooled connections; the next use opens new ones."""
+        self.engine.dispose()
+
+    def forget(self) -> None:
+        """Drop the connections of a parent process without closing them: they are still the parent's (S2.5)."""
+        self.engine.dispose(close=False)
+        if self._turn is not None:
+            self._turn = threading.Lock()
+
+    # --- three ways to work ---------------------------------------------------------------------------------------------
+
+    def once(self, work: Callable[[Connection], T]) -> T:
+        """Run one statement, or read. Never repeated, except while the file or row is merely locked."""
+        return self._patiently(work, transaction=False)
+
+    def transact(self, work: Callable[[Connection], T]) -> T:
+        """Run a transaction, and run it again when the database says that it lost a conflict.
+
+        `work` must be safe to run again after a rollback. Raises StoreUnavailable when the connection breaks: then it is
+        unknown whether a commit happened, and the caller has to know what to do about it.
+        """
+        return self._patiently(work, transaction=True)
+
+    def _patiently(self, work: Callable[[Connection], T], *, transaction: bool) -> T:
+        deadline = time.monotonic() + FILE_PATIENCE
+        tries = 0
+        while True:
+            try:
+                with self._take_turn(transaction), self.engine.connect() as connection:
+                    return self._in_transaction(connection, work) if transaction else work(connection)
+            except DBAPIError as error:
+                tries += 1
+                if not self.dialect.is_busy(error) or not self._wait(tries, deadline):
+                    raise self.translate(error) from error
+            except PoolTimeout as error:
+                raise StoreUnavailable(f"no database connection came free: {error}") from error
+
+    @contextmanager
+    def _take_turn(self, writing: bool) -> Iterator[None]:
+        if writing and self._turn is not None:
+            with self._turn:
+                yield
+        else:
+            yield
+
+    def _in_transaction(self, connection: Connection, work: Callable[[Connection], T]) -> T:
+        connection.exec_driver_sql(self.dialect.begin)
+        try:
+            result = work(connection)
+            connection.exec_driver_sql("COMMIT")
+        except BaseException:
+            _roll_back(connection)
+            raise
+        return result
+
+    def _wait(self, tries: int, deadline: float) -> bool:
+        """Wait a moment before the same again; False when it has been tried long enough."""
+        if self.dialect.skip_locked:
+            # Always with jitter: victims of a deadlock that come back at once meet again, for half a minute if need be.
+            time.sleep(random.uniform(0.001, 0.05))
+            return tries < TRIES
+        time.sleep(random.uniform(0.0005, 0.0015))
+        return time.monotonic() < deadline
+
+    def translate(self, error: DBAPIError) -> DrayError:
+        """Our error for a driver's one: what happened, and what to do about it."""
+        first = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
+        where = self.url.render_as_string(hide_password=True)
+        if self.dialect.is_away(error):
+            return StoreUnavailable(f"the database {where} cannot be used right now: {first}")
+        if self.dialect.is_no_table(error):
+            return SchemaError(f"the database {where} has no tables of this version of Dray: run 'dray init' ({first})")
+        if self.dialect.is_busy(error):
+            return StoreError(f"the database {where} stayed locked or kept deadlocking: {first}")
+        return StoreError(f"the database {where} refused a statement: {first}")
+
+
+def _dialect(url: URL) -> Dialect:
+    try:
+        return DIALECTS[url.get_backend_name()]
+    except KeyError:
+        known = "sqlite:///file.db, postgresql://..., mysql://... or mariadb://..."
+        raise ConfigurationError(f"{url.get_backend_name()} databases are not supported; use {known}") from None
+
+
+def _connect_args(dialect: Dialect) -> dict[str, Any]:
+    match dialect.name:
+        case "sqlite":
+            return {"check_same_thread": False, "timeout": 0}
+        case "postgresql":
+            # A peer that vanished without a word is noticed in about half a minute instead of hours.
+            return {
+                "connect_timeout": 10,
+                "application_name": "dray",
+                "keepalives_idle": 15,
+                "keepalives_interval": 5,
+                "keepalives_count": 3,
+            }
+        case _:
+            return {"connect_timeout": 10, "charset": "utf8mb4"}
+
+
+def _roll_back(connection: Connection) -> None:
+    try:
+        connection.exec_driver_sql("ROLLBACK")
+    except DBAPIError:
+        connection.invalidate()  # whatever state it is in, nobody shall get it from the pool
+
+
+def _refuse_stale(connection: Any, record: object, proxy: object) -> None:
+    """Throw away a pooled connection that the server has closed, without asking the server (S2.80, C87).
+
+    A server has nothing to say on an idle connection but farewell: if there is something to read, it is dead. Without this
+    look an enqueue on it would end in OutcomeUnknown, though nothing was sent.
+    """
+    number = _file_number(connection)
+    if number is None:
+        return
+    poll = select.poll()
+    poll.register(number, select.POLLIN | select.POLLHUP | select.POLLERR)
+    if poll.poll(0):
+        raise DisconnectionError("the server closed this connection")
+
+
+def _file_number(connection: Any) -> int | None:
+    if hasattr(connection, "pgconn"):
+        return int(connection.pgconn.socket)
+    sock = getattr(connection, "_sock", None)
+    return None if sock is None else int(sock.fileno())
+
+
+_OPEN: weakref.WeakSet[Database] = weakref.WeakSet()
+
+
+def _forget_after_fork(database: Database) -> None:
+    _OPEN.add(database)
+
+
+def _forget_all() -> None:
+    for database in list(_OPEN):
+        database.forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)

@@ -1,0 +1,154 @@
+"""The few questions whose answer depends on the database. Nobody else may ask which one it is."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Select
+from sqlalchemy.exc import DBAPIError
+
+
+def host_clock() -> int:
+    """Microseconds since 1970, UTC, by this host's clock."""
+    return time.time_ns() // 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """What one kind of database answers."""
+
+    name: str
+    now: str  # SQL: the server's clock, as microseconds since 1970, UTC, moving within a transaction
+    given_now: str  # SQL: an instant given as the parameter `now`
+    begin: str  # opens a transaction that is going to write
+    skip_locked: bool  # several writers at once; rows another has locked are passed over
+    partial_indexes: bool
+    mvcc: bool  # old row versions linger in indexes while somebody has a snapshot open: claims need floors
+    returning: bool  # one statement can write and give back what it wrote
+    quote_mark: str
+    busy: frozenset[str]  # error codes after which the same transaction may succeed
+    no_table: frozenset[str]
+    away: frozenset[str]  # the server says itself that it is starting or stopping
+    host_clock: Callable[[], int] | None = None  # the host's clock, where the database is a file on it
+    setup: tuple[str, ...] = ()  # run once on every new connection of our own
+
+    def lock(self, query: Select[Any]) -> Select[Any]:
+        """Lock the rows a query finds, passing over those others have; one writer at a time needs no lock."""
+        return query.with_for_update(skip_locked=True, key_share=self.name == "postgresql") if self.skip_locked else query
+
+    def wait_for(self, query: Select[Any]) -> Select[Any]:
+        """Lock the rows a query finds, waiting for those others have."""
+        return query.with_for_update(key_share=self.name == "postgresql") if self.skip_locked else query
+
+    def quote(self, name: str) -> str:
+        return f"{self.quote_mark}{name}{self.quote_mark}"
+
+    def rows(self, columns: Mapping[str, str], parameter: str = "doc") -> str:
+        """SQL: a table `d` made of one parameter, a JSON array of objects. Types: int, text.
+
+        Hundreds of rows travel in one statement whose text does not depend on their number.
+        """
+        if self.name == "sqlite":
+            fields = ", ".join(f"json_extract(value, '$.{name}') AS {name}" for name in columns)
+            return f"(SELECT {fields} FROM json_each(:{parameter})) AS d"
+        types = _ROW_TYPES[self.name]
+        if self.name == "postgresql":
+            fields = ", ".join(f"{name} {types[kind]}" for name, kind in columns.items())
+            return f"json_to_recordset(CAST(:{parameter} AS json)) AS d({fields})"
+        fields = ", ".join(f"{name} {types[kind]} PATH '$.{name}'" for name, kind in columns.items())
+        return f"JSON_TABLE(:{parameter}, '$[*]' COLUMNS({fields})) AS d"
+
+    def code(self, error: DBAPIError) -> str:
+        """The database's own code for an error: SQLSTATE, an error number, or SQLite's symbolic name."""
+        original = error.orig
+        if isinstance(original, sqlite3.Error):
+            return getattr(original, "sqlite_errorname", "") or _sqlite_name(str(original))
+        if (state := getattr(original, "sqlstate", None)) is not None:
+            return str(state)
+        arguments = getattr(original, "args", ())
+        return str(arguments[0]) if arguments else ""
+
+    def is_busy(self, error: DBAPIError) -> bool:
+        """A deadlock, a serialisation failure or a locked file: the same again may succeed."""
+        return self.code(error) in self.busy
+
+    def is_away(self, error: DBAPIError) -> bool:
+        """The connection is gone or cannot be made."""
+        return error.connection_invalidated or self.code(error) in self.away
+
+    def is_no_table(self, error: DBAPIError) -> bool:
+        code = self.code(error)
+        if self.name == "sqlite":
+            return "no such table" in str(error.orig) or "no such column" in str(error.orig)
+        return code in self.no_table
+
+
+def _sqlite_name(message: str) -> str:
+    return "SQLITE_BUSY" if "locked" in message else ""
+
+
+_ROW_TYPES = {
+    "postgresql": {"int": "bigint", "text": "text"},
+    "mysql": {"int": "BIGINT", "text": "LONGTEXT"},
+}
+
+SQLITE = Dialect(
+    name="sqlite",
+    now=":now",
+    given_now=":now",
+    begin="BEGIN IMMEDIATE",
+    skip_locked=False,
+    partial_indexes=True,
+    mvcc=False,
+    returning=True,
+    quote_mark='"',
+    busy=frozenset({"SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_BUSY_RECOVERY", "SQLITE_BUSY_TIMEOUT"}),
+    no_table=frozenset(),
+    away=frozenset({"SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_FULL", "SQLITE_READONLY"}),
+    host_clock=host_clock,
+    setup=(
+        "PRAGMA busy_timeout = 10000",  # only while a connection is set up; see below
+        "PRAGMA journal_mode = WAL",
+        "PRAGMA synchronous = FULL",  # an enqueue that returned survives a power cut
+        # SQLite's own busy handler backs off to 100 ms, so that old waiters lose; ours tries again about every millisecond.
+        "PRAGMA busy_timeout = 0",
+    ),
+)
+POSTGRESQL = Dialect(
+    name="postgresql",
+    now="CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)",
+    given_now="CAST(:now AS bigint)",
+    begin="BEGIN ISOLATION LEVEL READ COMMITTED",
+    skip_locked=True,
+    partial_indexes=True,
+    mvcc=True,
+    returning=True,
+    quote_mark='"',
+    busy=frozenset({"40001", "40P01", "55P03"}),
+    no_table=frozenset({"42P01", "3F000", "42703"}),
+    away=frozenset({"57P01", "57P02", "57P03", "08000", "08003", "08006", "08001", "53300"}),
+)
+MYSQL = Dialect(
+    name="mysql",
+    now="TIMESTAMPDIFF(MICROSECOND, '1970-01-01 00:00:00', UTC_TIMESTAMP(6))",
+    given_now="CAST(:now AS SIGNED)",
+    begin="START TRANSACTION",
+    skip_locked=True,
+    partial_indexes=False,
+    mvcc=True,
+    returning=False,  # MariaDB has it, MySQL has not
+    quote_mark="`",
+    busy=frozenset({"1213", "1205", "1020"}),  # 1020: record has changed since last read (MariaDB 11.6.2 and later)
+    no_table=frozenset({"1146", "1049", "1054"}),
+    away=frozenset({"1053", "1077", "1079", "2002", "2003", "2006", "2013", "1040", "1927", "0"}),
+    setup=(
+        # REPEATABLE READ deadlocks producers by the thousand on a nearly empty queue.
+        "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+        "SET SESSION sql_mode = 'STRICT_ALL_TABLES'",  # what does not fit is an error, never cut off silently
+    ),
+)
+DIALECTS = {"sqlite": SQLITE, "postgresql": POSTGRESQL, "mysql": MYSQL, "mariadb": MYSQL}

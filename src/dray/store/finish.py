@@ -1,0 +1,277 @@
+"""Ending runs, hundreds in one transaction: every write is fenced by (id, fence, state = running)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+from sqlalchemy import Connection, insert
+
+from dray.job import Finish, Flag, Lease, Ready, State
+from dray.lifecycle import heed
+from dray.store.tables import REASON, STATE, Tables
+
+
+class Finished(NamedTuple):
+    """What a batch of ends came to. What is not in `accepted` was no longer ours: its lease was lost."""
+
+    accepted: set[Lease]
+    ready: list[Ready]
+
+
+_FIELDS = {
+    "i": "int",
+    "f": "int",
+    "s": "int",
+    "b": "int",  # attempts given back
+    "c": "int",  # crashes added
+    "ra": "int",  # microseconds it ran; null: it never started
+    "ea": "int",  # microseconds since it ended
+    "r": "text",
+    "p": "text",
+    "e": "text",
+    "n": "text",
+}
+# How a column of an ended job is made; every other column is taken over as it is.
+_ENDED = {
+    "state": "d.s",
+    "reason": "NULL",
+    "ready_at": "NULL",
+    "attempt": "j.attempt - d.b",
+    "crashes": "j.crashes + d.c",
+    "started_at": "CASE WHEN d.ra IS NULL THEN j.started_at ELSE t.now - d.ea - d.ra END",
+    "finished_at": "t.now - d.ea",
+    "group_held": "NULL",
+    "limit_held": "NULL",
+    "result": "d.r",
+    "report": "d.p",
+    "error": "d.e",
+    "note": "d.n",
+}
+
+
+def finish(connection: Connection, tables: Tables, finishes: Sequence[Finish], *, again: bool = False) -> Finished:
+    """Write what became of these runs, in one transaction.
+
+    `again`: an earlier try ended without an answer, so that its commit may have happened: what is found changed already under
+    the same fence then counts as accepted.
+    """
+    ordered = sorted(finishes, key=lambda one: one.claim.id)  # ascending: nobody who locks many rows waits in a circle
+    staying = [one for one in ordered if not one.change.state.ended]
+    ending = [one for one in ordered if one.change.state.ended]
+    accepted: set[Lease] = set()
+    ready: list[Ready] = []
+    if staying:
+        staying, turned = _heeded(connection, tables, staying)
+        ending = sorted([*ending, *turned], key=lambda one: one.claim.id) if turned else ending
+        _put_back(connection, tables, staying)
+        accepted |= {one.claim.lease for one in staying}
+        ready += [
+            Ready(one.claim.id, one.claim.queue, one.claim.priority)
+            for one in staying
+            if one.change.state is State.READY
+        ]
+    if ending:
+        ended = _end(connection, tables, ending)
+        accepted |= ended
+    _keep_attempts(connection, tables, [one for one in (*staying, *ending) if one.claim.lease in accepted])
+    if again and len(accepted) < len(finishes):
+        accepted |= _done_before(connection, tables, [one.claim.lease for one in ordered if one.claim.lease not in accepted])
+    return Finished(accepted, ready)
+
+
+# --- ends -----------------------------------------------------------------------------------------------------------------
+
+
+def _end(connection: Connection, tables: Tables, ending: Sequence[Finish]) -> set[Lease]:
+    document = msgspec.json.encode([_ended_row(one) for one in ending]).decode()
+    rows = connection.execute(tables.text(_end_statement(tables)), {"doc": document}) if tables.dialect.name == "postgresql" else None
+    if rows is not None:
+        return {Lease(row[0], row[1]) for row in rows}
+    return _end_in_steps(connection, tables, ending)
+
+
+def _end_in_steps(connection: Connection, tables: Tables, ending: Sequence[Finish]) -> set[Lease]:
+    """Where one statement cannot move a row between tables: lock, copy, delete."""
+    flags = _lock(connection, tables, [one.claim.lease for one in ending])
+    mine = [one for one in ending if one.claim.lease in flags]
+    if not mine:
+        return set()
+    document = msgspec.json.encode([_ended_row(one) for one in mine]).decode()
+    connection.execute(tables.text(_copy_statement(tables)), {"doc": document})
+    delete = "DELETE FROM {jobs} WHERE id IN (SELECT d.i FROM {rows})"
+    if not tables.dialect.returning:
+        delete = "DELETE j FROM {rows} STRAIGHT_JOIN {jobs} j ON j.id = d.i"
+    connection.execute(_with_rows(tables, delete, {"i": "int"}), {"doc": document})
+    return {one.claim.lease for one in mine}
+
+
+def _ended_row(one: Finish) -> dict[str, Any]:
+    claim, change = one.claim, one.change
+    row: dict[str, Any] = {
+        "i": claim.id,
+        "f": claim.fence,
+        "s": STATE[change.state],
+        "b": 0 if change.counted else 1,
+        "c": 1 if change.crashed else 0,
+        "ra": round(one.ran * 1_000_000) if one.started else None,
+        "ea": round(one.ended_ago * 1_000_000),
+    }
+    if change.result is not None:
+        row["r"] = change.result
+    if change.report is not None:
+        row["p"] = change.report.to_json()
+    if change.error is not None:
+        row["e"] = change.error
+    if change.note is not None:
+        row["n"] = change.note
+    return row
+
+
+def _columns(tables: Tables) -> tuple[str, str]:
+    names = tables.column_names
+    return ", ".join(names), ", ".join(_ENDED.get(name, f"j.{name}") for name in names)
+
+
+def _end_statement(tables: Tables) -> str:
+    names, _ = _columns(tables)
+    made = ", ".join(f"{_ENDED[name]} AS {name}" if name in _ENDED else f"j.{name}" for name in tables.column_names)
+    return (
+        "WITH d AS MATERIALIZED (SELECT d.*, {now} AS now FROM " + tables.dialect.rows(_FIELDS) + "),"
+        " gone AS (DELETE FROM {jobs} j USING d WHERE j.id = d.i AND j.fence = d.f AND j.state = 1"
+        " RETURNING " + made.replace("t.now", "d.now") + ")"
+        f" INSERT INTO {{history}} ({names}) SELECT {names} FROM gone RETURNING id, fence"
+    )
+
+
+def _copy_statement(tables: Tables) -> str:
+    names, values = _columns(tables)
+    join = "CROSS JOIN" if tables.dialect.returning else "STRAIGHT_JOIN"
+    return (
+        f"INSERT INTO {{history}} ({names}) SELECT {values} FROM (SELECT {{now}} AS now) AS t {join} "
+        + tables.dialect.rows(_FIELDS)
+        + f" {join} {{jobs}} j ON j.id = d.i AND j.fence = d.f AND j.state = 1".replace("CROSS JOIN", "JOIN")
+    )
+
+
+# --- moves back to a live state -------------------------------------------------------------------------------------------
+
+_LOCK = "SELECT j.id, j.fence, j.flags FROM {rows} JOIN {jobs} j ON j.id = d.i AND j.fence = d.f WHERE j.state = 1"
+
+
+def _with_rows(tables: Tables, template: str, columns: dict[str, str]) -> Any:
+    return tables.text(template.replace("{rows}", tables.dialect.rows(columns)))
+
+
+def _lock(connection: Connection, tables: Tables, leases: Iterable[Lease]) -> dict[Lease, int]:
+    """Lock the rows that are still ours, and give the flags they have by now."""
+    match tables.dialect.name:
+        case "sqlite":
+            statement = _LOCK
+        case "postgresql":
+            statement = _LOCK + " ORDER BY j.id FOR NO KEY UPDATE OF j"
+        case _:
+            statement = _LOCK.replace(" JOIN ", " STRAIGHT_JOIN ") + " FOR UPDATE"
+    document = msgspec.json.encode([{"i": lease.id, "f": lease.fence} for lease in leases]).decode()
+    rows = connection.execute(_with_rows(tables, statement, {"i": "int", "f": "int"}), {"doc": document})
+    return {Lease(row[0], row[1]): row[2] for row in rows}
+
+
+def _heeded(
+    connection: Connection, tables: Tables, staying: Sequence[Finish]
+) -> tuple[list[Finish], list[Finish]]:
+    """The moves that are still ours, changed where an operator has spoken meanwhile; second: those that now end."""
+    flags = _lock(connection, tables, [one.claim.lease for one in staying])
+    live, ended = [], []
+    for one in staying:
+        if one.claim.lease in flags:
+            heeded = one._replace(change=heed(one.change, flags[one.claim.lease]))
+            (ended if heeded.change.state.ended else live).append(heeded)
+    return live, ended
+
+
+_PUT_BACK = (
+    "UPDATE {jobs} SET state = :s, reason = :rs, signature = :sg, worker_id = NULL, started_at = NULL, claimed_at = NULL,"
+    " ready_at = CASE WHEN :s = 0 THEN {now} ELSE NULL END,"
+    " run_at = CASE WHEN :later = 1 THEN {now} + :dl ELSE run_at END,"
+    " attempt = attempt - :b, crashes = crashes + :c, snoozes = snoozes + :z, flags = (flags & :keep) | :fl,"
+    " report = COALESCE(:p, report), error = COALESCE(:e, error), note = :n"
+    " WHERE id = :i AND fence = :f AND state = 1"
+)
+
+
+def _put_back(connection: Connection, tables: Tables, staying: Sequence[Finish]) -> None:
+    if staying:
+        connection.execute(tables.text(_PUT_BACK), [_put_back_row(one) for one in staying])
+
+
+def _put_back_row(one: Finish) -> dict[str, Any]:
+    claim, change = one.claim, one.change
+    return {
+        "i": claim.id,
+        "f": claim.fence,
+        "s": STATE[change.state],
+        "rs": None if change.reason is None else REASON[change.reason],
+        "sg": change.signature,
+        "later": 1 if change.state in (State.SCHEDULED, State.RETRYING) else 0,
+        "dl": round(change.delay * 1_000_000),
+        "b": 0 if change.counted else 1,
+        "c": 1 if change.crashed else 0,
+        "z": 1 if change.snoozed else 0,
+        "keep": ~int(Flag.SUSPECT),
+        "fl": int(Flag.SUSPECT) if change.suspect else 0,
+        "p": None if change.report is None else change.report.to_json(),
+        "e": change.error,
+        "n": change.note,
+    }
+
+
+# --- side rows ------------------------------------------------------------------------------------------------------------
+
+
+def _keep_attempts(connection: Connection, tables: Tables, finishes: Sequence[Finish]) -> None:
+    """Keep what went wrong, attempt by attempt. A run that succeeded has all there is to say on the job itself."""
+    rows = [
+        {
+            "job_id": one.claim.id,
+            "fence": one.claim.fence,
+            "attempt": one.claim.attempt,
+            "state": STATE[one.change.state],
+            "ended_ago": round(one.ended_ago * 1_000_000),
+            "ran": round(one.ran * 1_000_000),
+            "error": one.change.error or one.change.note,
+            "traceback": one.change.traceback,
+        }
+        for one in finishes
+        if one.change.error is not None or one.change.crashed
+    ]
+    if rows:
+        connection.execute(tables.text(_KEEP_ATTEMPT), rows)
+
+
+_KEEP_ATTEMPT = (
+    "INSERT INTO {attempts} (job_id, fence, attempt, state, started_at, finished_at, error, traceback)"
+    " VALUES (:job_id, :fence, :attempt, :state, {now} - :ended_ago - :ran, {now} - :ended_ago, :error, :traceback)"
+)
+
+
+def _done_before(connection: Connection, tables: Tables, leases: Sequence[Lease]) -> set[Lease]:
+    document = msgspec.json.encode([{"i": lease.id, "f": lease.fence} for lease in leases]).decode()
+    statement = (
+        "SELECT h.id, h.fence FROM {rows} JOIN {history} h ON h.id = d.i AND h.fence = d.f"
+        " UNION ALL SELECT j.id, j.fence FROM {rows} JOIN {jobs} j ON j.id = d.i AND j.fence = d.f WHERE j.state <> 1"
+    )
+    rows = connection.execute(_with_rows(tables, statement, {"i": "int", "f": "int"}), {"doc": document})
+    return {Lease(row[0], row[1]) for row in rows}
+
+
+_MARK = "UPDATE {jobs} SET started_at = {now} - :ago WHERE id = :i AND fence = :f AND state = 1 AND started_at IS NULL"
+
+
+def mark_started(connection: Connection, tables: Tables, lease: Lease, ago: float) -> bool:
+    """Write down that user code of this run has been reached, `ago` seconds ago. False: the lease is no longer ours."""
+    values = {"i": lease.id, "f": lease.fence, "ago": round(ago * 1_000_000)}
+    return connection.execute(tables.text(_MARK), values).rowcount == 1
+
+

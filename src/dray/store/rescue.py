@@ -1,0 +1,100 @@
+"""Freeing what the dead held: a standing condition, not an event, so that a rescuer who dies half-way changes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from sqlalchemy import Connection
+
+from dray.job import Claim, Died, Finish, Ready, State
+from dray.lifecycle import decide
+from dray.store.claim import CLAIM_COLUMNS
+from dray.store.finish import finish
+from dray.store.tables import Tables
+from dray.store.workers import ALIVE, Beat
+
+
+class Rescued(NamedTuple):
+    """What one pass freed: how many jobs, those that are ready again, and those that failed for good."""
+
+    count: int
+    ready: list[Ready]
+    failed: list[int]
+
+
+# Arguments are not needed to judge a death, and may be large.
+_COLUMNS = ", ".join("'' AS args" if column == "args" else f"j.{column}" for column in CLAIM_COLUMNS)
+_LOST = (
+    f"SELECT {_COLUMNS}, j.started_at, {{now}} AS now FROM {{jobs}} j WHERE j.state = 1 AND NOT EXISTS"
+    f" (SELECT 1 FROM {{workers}} w WHERE w.id = j.worker_id AND w.state = {ALIVE}) ORDER BY j.id LIMIT :n"
+)
+_LOCK = {"sqlite": "", "postgresql": " FOR NO KEY UPDATE OF j SKIP LOCKED", "mysql": " FOR UPDATE SKIP LOCKED"}
+
+
+def rescue(connection: Connection, tables: Tables, limit: int = 500) -> Rescued:
+    """Free up to `limit` running jobs whose worker is not alive, or has no row at all (C14, C16, C18).
+
+    What surely ran is a crash of that job; what perhaps ran goes back uncounted. Each move is fenced like any other: a result
+    that was committed a moment before wins.
+    """
+    statement = tables.text(_LOST + _LOCK[tables.dialect.name])
+    finishes = []
+    for row in connection.execute(statement, {"n": limit}).all():
+        claim = Claim(*row[: len(CLAIM_COLUMNS)])
+        died = Died(started=row.started_at is not None)
+        ran = 0.0 if row.started_at is None else max(0, row.now - row.started_at) / 1_000_000
+        finishes.append(Finish(claim, decide(claim, died), ran=ran, started=row.started_at is not None))
+    if not finishes:
+        return Rescued(0, [], [])
+    done = finish(connection, tables, finishes)
+    failed = [
+        one.claim.id
+        for one in finishes
+        if one.change.state is State.FAILED and one.claim.lease in done.accepted
+    ]
+    return Rescued(len(done.accepted), done.ready, failed)
+
+
+@dataclass(slots=True)
+class Watch:
+    """One rescuer's own observation of the others' heartbeats.
+
+    A worker is given up only after its beat was seen to stand still for a full TTL by somebody whose own connection held all
+    that time. So a database that was away, or a rescuer that was, kills nobody: the watch starts anew.
+    """
+
+    ttl: float  # seconds
+    clock: Callable[[], float] = field(default=lambda: time.clock_gettime(time.CLOCK_BOOTTIME))
+    seen: dict[int, tuple[int, float]] = field(default_factory=dict)  # worker -> its beat, and since when it stands there
+    last: float | None = None
+
+    def observe(self, beats: Iterable[Beat]) -> list[Beat]:
+        """Take note of the beats as they are now; gives those that have stood still for the whole TTL."""
+        now = self.clock()
+        if self.last is not None and now - self.last > self.ttl / 2:
+            self.broken()  # we were asleep or stopped ourselves: what happened meanwhile was not watched
+        self.last = now
+        fresh: dict[int, tuple[int, float]] = {}
+        still = []
+        for beat in beats:
+            before = self.seen.get(beat.worker_id)
+            since = before[1] if before is not None and before[0] == beat.beat_at else now
+            fresh[beat.worker_id] = (beat.beat_at, since)
+            if now - since >= self.ttl:
+                still.append(beat)
+        self.seen = fresh
+        return still
+
+    def broken(self) -> None:
+        """The connection broke: nothing seen before it counts."""
+        self.seen.clear()
+        self.last = None
+
+    def next_look(self, period: float) -> float:
+        """Seconds until the next look: the period, or sooner when a watched beat will have stood still for the TTL."""
+        now = self.clock()
+        ends = [since + self.ttl - now for _, since in self.seen.values() if since + self.ttl - now > 0]
+        return min([period, *[end + 0.001 for end in ends]])

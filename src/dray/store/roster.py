@@ -1,0 +1,55 @@
+"""The store's workers: each call a transaction of its own."""
+
+from __future__ import annotations
+
+from dray.store import workers
+from dray.store.connect import Database
+from dray.store.tables import Tables
+from dray.store.wakeup import channel
+from dray.store.workers import Beat, WorkerRow
+
+
+class Roster:
+    """Who works, who is silent, who is dead."""
+
+    def __init__(self, database: Database, tables: Tables) -> None:
+        self._database, self._tables = database, tables
+
+    def register(self, *, host: str, pid: int, queues: str, concurrency: int) -> int:
+        """Write the row of a new worker, alive as of now, and give its id."""
+        return self._database.once(
+            lambda connection: workers.register(
+                connection, self._tables, host=host, pid=pid, queues=queues, concurrency=concurrency
+            )
+        )
+
+    def beats(self) -> list[Beat]:
+        """The heartbeats of all workers that count as alive."""
+        return self._database.once(lambda connection: workers.beats(connection, self._tables))
+
+    def declare_dead(self, beat: Beat) -> bool:
+        """Declare a worker dead if its beat still stands where it was seen."""
+        return self._database.once(lambda connection: workers.declare_dead(connection, self._tables, beat))
+
+    def leave(self, worker_id: int) -> bool:
+        """Say goodbye for a worker; what it still holds is free from now on."""
+        return self._database.once(lambda connection: workers.leave(connection, self._tables, worker_id))
+
+    def listing(self, *, alive_only: bool = True, limit: int = 1000) -> list[WorkerRow]:
+        """The workers, the newest first."""
+        return self._database.once(
+            lambda connection: workers.listing(connection, self._tables, alive_only=alive_only, limit=limit)
+        )
+
+    def heartbeat_plan(self, worker_id: int) -> dict[str, object]:
+        """All that the heartbeat process has to know: how to connect, and what to say. It holds the password: pass it by pipe."""
+        module, arguments, keywords = self._database.driver()
+        return {
+            "driver": module,
+            "arguments": arguments,
+            "keywords": keywords,
+            "setup": list(self._tables.dialect.setup),
+            "beat": workers.beat_statement(self._tables) % worker_id,
+            "death": workers.death_statement(self._tables) % worker_id,
+            "channel": channel(self._tables),
+        }

@@ -1,0 +1,188 @@
+"""The SQL store: opens the connection or the transaction, and calls the chapters beside it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from dray.errors import OutcomeUnknown, SchemaError, StoreError, StoreUnavailable
+from dray.job import Added, Claim, Finish, Lease, NewJob, Ready, State
+from dray.store import schema as schemas
+from dray.store.add import add, statements
+from dray.store.base import Exchange, Pickup
+from dray.store.claim import Lanes, claim
+from dray.store.connect import Database
+from dray.store.desk import Desk
+from dray.store.finish import Finished, finish, mark_started
+from dray.store.promote import Promoted, adopt, promote
+from dray.store.rescue import Rescued, rescue
+from dray.store.roster import Roster
+from dray.store.tables import Tables
+from dray.store.wakeup import Bell
+
+
+class SqlStore:
+    """Jobs in a relational database.
+
+    url             an SQLAlchemy URL: sqlite, postgresql+psycopg, mysql+pymysql
+    prefix, schema  where the tables are
+    create_tables   True: create them at first use; False: never; None: only SQLite's
+    clock           microseconds since 1970; only tests give one, else it is the database's
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        prefix: str = "dray_",
+        schema: str | None = None,
+        create_tables: bool | None = None,
+        clock: Callable[[], int] | None = None,
+        pool_size: int = 5,
+    ) -> None:
+        self.database = Database(url, pool_size=pool_size)
+        self.tables = Tables(self.database.dialect, prefix, schema, clock)
+        self.bell = Bell(self.database, self.tables)
+        self.desk = Desk(self.database, self.tables, self.bell)
+        self.roster = Roster(self.database, self.tables)
+        self._create = self.tables.dialect.name == "sqlite" if create_tables is None else create_tables
+        self._checked = False
+        self._checking = threading.Lock()
+
+    def close(self) -> None:
+        """Send the last hints and close the connections."""
+        self.bell.flush()
+        self.database.close()
+
+    def ensure(self) -> None:
+        """Make sure, once, that the tables fit this code; create them where that is allowed. Raises SchemaError."""
+        if self._checked:
+            return
+        with self._checking:
+            if self._checked:
+                return
+            try:
+                self.database.once(lambda connection: schemas.check(connection, self.tables))
+            except SchemaError:
+                if not self._create or not schemas.is_empty(self.database, self.tables):
+                    raise
+                schemas.create_fresh(self.database, self.tables)
+            self._checked = True
+
+    # --- enqueue --------------------------------------------------------------------------------------------------------
+
+    def add(self, jobs: Sequence[NewJob], connection: Connection | None = None) -> list[Added]:
+        """Insert jobs, all or none; ids in the order of the jobs.
+
+        A single job is one round trip. Without `connection` workers are told at once; with it the caller's commit decides, and
+        whoever owns that transaction tells them. Raises OutcomeUnknown when the connection broke after the jobs were sent.
+        """
+        if not jobs:
+            return []
+        self.ensure()
+        if connection is not None:
+            return self._add_to(connection, jobs)
+        run = self.database.once if statements(jobs) == 1 else self.database.transact
+        try:
+            added = run(lambda own: add(own, self.tables, jobs))
+        except StoreUnavailable as error:
+            if _was_connected(error):
+                raise OutcomeUnknown([job.key for job in jobs if job.key is not None]) from error
+            raise
+        self.bell.ring(ready_of(added, jobs))
+        return added
+
+    def _add_to(self, connection: Connection, jobs: Sequence[NewJob]) -> list[Added]:
+        try:
+            return add(connection, self.tables, jobs)
+        except DBAPIError as error:
+            if self.tables.dialect.name == "sqlite" and self.tables.dialect.is_busy(error):
+                raise StoreError(
+                    "SQLite refused to write in this transaction because it read first, and another has written since; begin "
+                    "transactions that will enqueue with BEGIN IMMEDIATE (docs: 'Enqueue in your own transaction')"
+                ) from error
+            raise self.database.translate(error) from error
+
+    # --- the worker's side ----------------------------------------------------------------------------------------------
+
+    def pickup(self, queues: Sequence[str]) -> Lanes:
+        """Begin to claim from these queues, by exact name (C50); none: from all."""
+        return Lanes(queues=tuple(queues))
+
+    def claim(self, worker_id: int, pickup: Pickup, limit: int) -> list[Claim]:
+        """Take up to `limit` ready jobs. Costs one read when there are none: an idle worker takes no lock."""
+        lanes = _lanes(pickup)
+        self.database.once(lambda connection: lanes.refresh(connection, self.tables, force=not lanes.known))
+        if not lanes.known:
+            lanes.sweep()
+            return []
+        return self.database.transact(lambda connection: claim(connection, self.tables, worker_id, lanes, limit))
+
+    def exchange(
+        self, worker_id: int, pickup: Pickup, finishes: Sequence[Finish], limit: int, *, again: bool = False
+    ) -> Exchange:
+        """End runs and claim the next in one transaction."""
+        if not finishes:
+            return Exchange(set(), [], self.claim(worker_id, pickup, limit))
+        lanes = _lanes(pickup)
+
+        def work(connection: Connection) -> Exchange:
+            done = finish(connection, self.tables, finishes, again=again)
+            claims = claim(connection, self.tables, worker_id, lanes, limit) if limit > 0 else []
+            return Exchange(done.accepted, done.ready, claims)
+
+        result = self.database.transact(work)
+        self.bell.ring(result.ready)
+        return result
+
+    def finish(self, finishes: Sequence[Finish], *, again: bool = False) -> Finished:
+        """End runs in one transaction; those not in `accepted` had lost their lease."""
+        done = self.database.transact(lambda connection: finish(connection, self.tables, finishes, again=again))
+        self.bell.ring(done.ready)
+        return done
+
+    def mark_started(self, lease: Lease, ago: float = 0.0) -> bool:
+        """Write down that user code was reached `ago` seconds ago; False: the lease is lost, and it must not be."""
+        return self.database.once(lambda connection: mark_started(connection, self.tables, lease, ago))
+
+    def promote(self, limit: int = 1000) -> Promoted:
+        """Make due jobs ready."""
+        result = self.database.transact(lambda connection: promote(connection, self.tables, limit))
+        self.bell.ring(result.ready)
+        return result
+
+    def adopt(self, known: Mapping[str, int]) -> list[Ready]:
+        """Free parked jobs whose task and signature are known here."""
+        ready = self.database.transact(lambda connection: adopt(connection, self.tables, known))
+        self.bell.ring(ready)
+        return ready
+
+    def rescue(self, limit: int = 500) -> Rescued:
+        """Free running jobs whose worker is not alive."""
+        result = self.database.transact(lambda connection: rescue(connection, self.tables, limit))
+        self.bell.ring(result.ready)
+        return result
+
+
+def ready_of(added: Sequence[Added], jobs: Sequence[NewJob]) -> list[Ready]:
+    """Those of the added jobs that are ready now."""
+    return [
+        Ready(one.id, job.queue, job.priority)
+        for one, job in zip(added, jobs, strict=True)
+        if one.state is State.READY
+    ]
+
+
+def _lanes(pickup: Pickup) -> Lanes:
+    assert isinstance(pickup, Lanes)
+    return pickup
+
+
+def _was_connected(error: Exception) -> bool:
+    """Whether the connection had been made when it broke: only then can something have been sent."""
+    cause: Any = error.__cause__
+    return isinstance(cause, DBAPIError) and cause.connection_invalidated

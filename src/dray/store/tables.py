@@ -1,0 +1,252 @@
+"""The tables, one column for each stored field, and the codes and hashes they are written in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    TextClause,
+    bindparam,
+    literal_column,
+    text,
+)
+from sqlalchemy.dialects.mysql import LONGTEXT
+
+from dray.job import NAME_LIMIT, Reason, State
+from dray.store.dialects import Dialect
+
+# Narrow codes: they stand in every row and every index. The SQL view shows them in words.
+STATE = {
+    State.READY: 0,
+    State.RUNNING: 1,
+    State.SCHEDULED: 2,
+    State.RETRYING: 3,
+    State.BLOCKED: 4,
+    State.SUCCEEDED: 10,
+    State.FAILED: 11,
+    State.CANCELLED: 12,
+}
+STATE_OF = {code: state for state, code in STATE.items()}
+REASON = {
+    Reason.PARENTS: 1,
+    Reason.GROUP: 2,
+    Reason.LIMIT: 3,
+    Reason.HELD: 4,
+    Reason.UNKNOWN_TASK: 5,
+    Reason.CHILDREN: 6,
+}
+REASON_OF = {code: reason for reason, code in REASON.items()}
+
+READY, RUNNING, SCHEDULED, RETRYING, BLOCKED = 0, 1, 2, 3, 4
+SUCCEEDED, FAILED, CANCELLED = 10, 11, 12
+
+ID = BigInteger().with_variant(Integer, "sqlite")  # SQLite gives out rowids only to a column that is called INTEGER
+LONG = Text().with_variant(LONGTEXT, "mysql", "mariadb")
+NAME = String(NAME_LIMIT)
+MYSQL = {
+    "mysql_engine": "InnoDB",
+    "mysql_charset": "utf8mb4",
+    "mysql_collate": "utf8mb4_bin",  # names are compared byte by byte: case counts
+    "mysql_row_format": "DYNAMIC",
+    "mariadb_engine": "InnoDB",
+    "mariadb_charset": "utf8mb4",
+    "mariadb_collate": "utf8mb4_bin",
+    "mariadb_row_format": "DYNAMIC",
+}
+
+
+def job_columns() -> list[Column[Any]]:
+    """The columns that live and ended jobs share, so that an ended job can be put back. Instants are microseconds, UTC."""
+    return [
+        Column("state", SmallInteger, nullable=False),
+        Column("reason", SmallInteger),
+        Column("queue_hash", BigInteger, nullable=False),
+        Column("priority", SmallInteger, nullable=False),
+        Column("ready_at", BigInteger),  # since when it is ready: the order of claims
+        Column("fence", Integer, nullable=False),  # rises by 1 at every claim, is never lowered
+        Column("attempt", Integer, nullable=False),
+        Column("max_attempts", Integer),
+        Column("crashes", SmallInteger, nullable=False),
+        Column("snoozes", Integer, nullable=False),
+        Column("flags", Integer, nullable=False),
+        Column("worker_id", BigInteger),
+        Column("run_at", BigInteger),
+        Column("created_at", BigInteger, nullable=False),
+        Column("claimed_at", BigInteger),
+        Column("started_at", BigInteger),  # while running: the mark that user code was surely reached
+        Column("finished_at", BigInteger),
+        Column("task_hash", BigInteger, nullable=False),
+        Column("signature", BigInteger, nullable=False),  # the signature that could not take the arguments, when parked
+        Column("key_hash", BigInteger),
+        # Room for what decides when a job may start: a serial group, a limit, the job that spawned it, its batch.
+        Column("group_hash", BigInteger),
+        Column("group_held", SmallInteger),
+        Column("limit_hash", BigInteger),
+        Column("limit_held", SmallInteger),
+        Column("parent_id", BigInteger),
+        Column("batch_id", BigInteger),
+        Column("queue", NAME, nullable=False),
+        Column("task", NAME, nullable=False),
+        Column("job_key", NAME),  # "key" is a reserved word in MySQL
+        Column("owner", NAME),
+        Column("group_name", NAME),
+        Column("limit_name", NAME),
+        Column("args", LONG, nullable=False),
+        Column("result", LONG),
+        Column("report", LONG),
+        Column("error", LONG),
+        Column("note", LONG),
+    ]
+
+
+class Tables:
+    """The tables under one prefix and schema, with the few things every statement needs: names, the dialect, the time."""
+
+    def __init__(
+        self, dialect: Dialect, prefix: str = "dray_", schema: str | None = None, clock: Callable[[], int] | None = None
+    ) -> None:
+        self.dialect = dialect
+        self.prefix = prefix
+        self.schema = schema
+        self.clock = clock or dialect.host_clock
+        self.metadata = MetaData(schema=schema)
+        self._texts: dict[str, TextClause] = {}
+        self.jobs = self._jobs()
+        self.history = self._history()
+        self.attempts = self._table(
+            "attempts",
+            Column("job_id", ID, primary_key=True, autoincrement=False),
+            Column("fence", Integer, primary_key=True, autoincrement=False),
+            Column("attempt", Integer, nullable=False),
+            Column("state", SmallInteger, nullable=False),  # what the job became
+            Column("worker_id", BigInteger),
+            Column("started_at", BigInteger),
+            Column("finished_at", BigInteger, nullable=False),
+            Column("error", LONG),
+            Column("traceback", LONG),
+        )
+        self.labels = self._table(
+            "labels",
+            Column("job_id", ID, primary_key=True, autoincrement=False),
+            Column("name", NAME, primary_key=True),
+            Column("value", NAME, nullable=False),
+            Column("label_hash", BigInteger, nullable=False),  # of "name=value"
+            Index(f"{prefix}labels_value", "label_hash", "job_id"),
+        )
+        self.output = self._table(
+            "output",
+            Column("id", ID, primary_key=True, autoincrement=True),
+            Column("job_id", BigInteger, nullable=False),
+            Column("fence", Integer, nullable=False),
+            Column("at", BigInteger, nullable=False),
+            Column("stream", String(16), nullable=False),
+            Column("line", LONG, nullable=False),
+            Index(f"{prefix}output_job", "job_id", "id"),
+            sqlite_autoincrement=True,
+        )
+        self.unique_keys = self._table(
+            "unique_keys",
+            Column("unique_hash", BigInteger, primary_key=True, autoincrement=False),
+            Column("job_id", BigInteger, nullable=False),
+            Column("scope", SmallInteger, nullable=False),
+            Column("hold_until", BigInteger),
+        )
+        self.workers = self._table(
+            "workers",
+            Column("id", ID, primary_key=True, autoincrement=True),
+            Column("state", SmallInteger, nullable=False),
+            Column("host", NAME, nullable=False),
+            Column("pid", Integer, nullable=False),
+            Column("queues", LONG, nullable=False),
+            Column("concurrency", Integer, nullable=False),
+            Column("started_at", BigInteger, nullable=False),
+            Column("beat_at", BigInteger, nullable=False),
+            Column("ended_at", BigInteger),
+            sqlite_autoincrement=True,
+        )
+
+    def _table(self, name: str, *items: Any, **options: Any) -> Table:
+        return Table(self.prefix + name, self.metadata, *items, **MYSQL, **options)
+
+    def _jobs(self) -> Table:
+        table = self._table(
+            "jobs",
+            Column("id", ID, primary_key=True, autoincrement=True),
+            *job_columns(),
+            # Without AUTOINCREMENT SQLite gives the ids of a drained table out again, which breaks order and fences.
+            sqlite_autoincrement=True,
+        )
+        c, prefix = table.c, self.prefix
+        if self.dialect.partial_indexes:
+            self._partial(table, "ready", c.state == READY, c.queue_hash, c.priority, c.ready_at, c.id)
+            self._partial(table, "running", c.state == RUNNING, c.worker_id)
+            self._partial(table, "due", c.state.in_((SCHEDULED, RETRYING)), c.run_at, c.id)
+            self._partial(table, "parked", c.reason == REASON[Reason.UNKNOWN_TASK], c.task_hash, c.signature, c.id)
+        else:
+            Index(f"{prefix}jobs_ready", c.state, c.queue_hash, c.priority, c.ready_at, c.id)
+            Index(f"{prefix}jobs_due", c.state, c.run_at, c.id)
+            Index(f"{prefix}jobs_running", c.worker_id, c.state)
+            Index(f"{prefix}jobs_parked", c.reason, c.task_hash, c.signature, c.id)
+        Index(f"{prefix}jobs_key", c.key_hash)
+        Index(f"{prefix}jobs_owner", c.owner, c.id)
+        return table
+
+    def _partial(self, table: Table, name: str, where: ColumnElement[bool], *columns: Column[Any]) -> None:
+        # Literal numbers: a partial index cannot have parameters, and the planner compares them with those of the query.
+        Index(f"{table.name}_{name}", *columns, postgresql_where=where, sqlite_where=where)
+
+    def _history(self) -> Table:
+        table = self._table("history", Column("id", ID, primary_key=True, autoincrement=False), *job_columns())
+        c, prefix = table.c, self.prefix
+        Index(f"{prefix}history_ended", c.state, c.finished_at, c.id)
+        Index(f"{prefix}history_key", c.key_hash)
+        Index(f"{prefix}history_owner", c.owner, c.id)
+        return table
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """The columns of a job, id first."""
+        return tuple(column.name for column in self.jobs.c)
+
+    def now(self) -> ColumnElement[int]:
+        """The one expression for the present: the database's clock, or the one a test has set, in microseconds."""
+        if self.clock is None:
+            return literal_column(self.dialect.now, BigInteger)
+        return bindparam(None, callable_=self.clock, type_=BigInteger)
+
+    def literal_now(self) -> str:
+        """The present as it can stand in a statement that is not made by `text`."""
+        return self.dialect.now if self.clock is None else str(self.clock())
+
+    def text(self, template: str) -> TextClause:
+        """A statement from a template with `{jobs}`, `{history}`, `{now}` and so on; made once for each template."""
+        statement = self._texts.get(template)
+        if statement is None:
+            statement = self._texts[template] = self._build(template)
+        return statement
+
+    def _build(self, template: str) -> TextClause:
+        now = self.dialect.now if self.clock is None else self.dialect.given_now
+        statement = text(template.format_map({**self.names(), "now": now}))
+        if self.clock is not None and ":now" in statement.text:
+            statement = statement.bindparams(bindparam("now", callable_=self.clock, type_=BigInteger))
+        return statement
+
+    def names(self) -> dict[str, str]:
+        """Full names of the tables, by their short ones, as they stand in a statement."""
+        quote = self.dialect.quote
+        place = f"{quote(self.schema)}." if self.schema else ""
+        return {
+            table.name.removeprefix(self.prefix): f"{place}{quote(table.name)}" for table in self.metadata.tables.values()
+        }

@@ -1,0 +1,143 @@
+"""Telling sleeping workers that something is ready. A hint and nothing more: who misses it finds the job by looking."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable
+
+from sqlalchemy import text
+
+from dray.errors import DrayError
+from dray.job import Ready, name_hash
+from dray.store.connect import Database
+from dray.store.tables import Tables
+
+DEBOUNCE = 0.05  # seconds between two notifications of one process
+FAREWELL = 1.0  # seconds an ending process waits for its last notification
+
+
+def channel(tables: Tables) -> str:
+    """The PostgreSQL channel of these tables."""
+    place = f"{tables.schema or ''}.{tables.prefix}"
+    return f"dray_{name_hash(place) & 0xFFFFFFFF:08x}"
+
+
+class Bell:
+    """Rings for ready jobs: in this process at once, on PostgreSQL for the others too.
+
+    NOTIFY within the writer's transaction makes all commits of the database stand in line, so it is sent afterwards, by a
+    thread, on a connection of its own choosing, for many jobs at once. The first ring after a silence goes out immediately.
+    """
+
+    def __init__(self, database: Database, tables: Tables) -> None:
+        self._database = database
+        self._channel = channel(tables)
+        self._afar = tables.dialect.name == "postgresql"
+        self._listeners: list[Callable[[], None]] = []
+        self._reset()
+        _BELLS.add(self)
+
+    def _reset(self) -> None:
+        self._queues: set[str] = set()
+        self._later: list[tuple[Callable[[], bool], set[str]]] = []
+        self._wake = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._busy = False
+
+    def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call the listener whenever this process makes a job ready; returns how to stop that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def ring(self, ready: Iterable[Ready]) -> None:
+        """Say that these jobs are ready. Never waits and never fails."""
+        queues = {one.queue for one in ready}
+        if queues:
+            self._ring(queues)
+
+    def ring_when(self, committed: Callable[[], bool], queues: set[str]) -> None:
+        """Ring as soon as the caller's own transaction, which is just being committed, is over."""
+        with self._wake:
+            self._later.append((committed, queues))
+            self._start()
+            self._wake.notify()
+
+    def _ring(self, queues: set[str]) -> None:
+        for listener in list(self._listeners):
+            listener()
+        if self._afar:
+            with self._wake:
+                self._queues |= queues
+                self._start()
+                self._wake.notify()
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="dray-bell", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while not self._queues and not self._later:
+                    self._busy = False
+                    self._wake.wait()
+                self._busy = True
+                queues, self._queues = self._queues, set()
+            self._look_for_commits()
+            if queues:
+                self._notify(queues)
+                time.sleep(DEBOUNCE)
+
+    def _look_for_commits(self) -> None:
+        """A commit takes a millisecond or so; a thread that watches for its end costs less than a hook that does not exist."""
+        with self._wake:
+            waiting, self._later = self._later, []
+        over = [queues for committed, queues in waiting if committed()]
+        still = [(committed, queues) for committed, queues in waiting if not committed()]
+        for queues in over:
+            self._ring(queues)
+        if still:
+            with self._wake:
+                self._later += still
+            time.sleep(0.0005)
+
+    def _notify(self, queues: set[str]) -> None:
+        payloads = [str(name_hash(queue)) for queue in sorted(queues)]
+        try:
+            self._database.once(
+                lambda connection: connection.execute(
+                    text("SELECT pg_notify(:channel, payload) FROM unnest(CAST(:payloads AS text[])) AS payload"),
+                    {"channel": self._channel, "payloads": payloads},
+                )
+            )
+        except DrayError:
+            return  # the database is away: workers look by themselves when it is back
+
+    def flush(self, timeout: float = FAREWELL) -> None:
+        """Wait until what was rung has been sent, at most so long (seconds)."""
+        deadline = time.monotonic() + timeout
+        while (self._queues or self._later or self._busy) and time.monotonic() < deadline:
+            time.sleep(0.002)
+
+
+_BELLS: weakref.WeakSet[Bell] = weakref.WeakSet()
+
+
+@atexit.register
+def _flush_all() -> None:
+    for bell in list(_BELLS):
+        if bell._thread is not None:
+            bell.flush()
+
+
+def _reset_all() -> None:
+    for bell in list(_BELLS):
+        bell._reset()
+
+
+os.register_at_fork(after_in_child=_reset_all)

@@ -1,0 +1,208 @@
+"""Tasks: functions and classes that were registered under a name, and the registry that knows them."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, dataclass_transform
+
+from dray.context import Context
+from dray.errors import BadArguments, BadOption, TaskError, UnknownTask
+from dray.job import DEFAULT_PRIORITY, Flag, check_name, check_priority, name_hash
+from dray.lifecycle import DEFAULT_RETRY, Retry, RetryLike
+
+ON_CRASH = ("retry", "fail")
+
+
+@dataclass_transform(kw_only_default=True)
+class Task:
+    """A task with typed fields: subclass it, annotate the fields, write `run`, and decorate the class with `@app.task` (S0.12).
+
+    The fields are the arguments; the subclass becomes a dataclass with keyword-only fields. `validate` is called wherever one
+    is made, in the producer and again in the worker; `before_enqueue` in the producer only, just before the insert.
+
+        @app.task(queue="quotes")
+        class CreateQuote(Task):
+            order_id: int
+
+            def run(self, ctx: Context) -> str: ...
+
+        app.enqueue(CreateQuote(order_id=7))
+    """
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        dataclasses.dataclass(kw_only=True)(cls)
+
+    def __post_init__(self) -> None:
+        self.validate()
+
+    def validate(self) -> None:
+        """Raise an exception if the fields make no sense: such a job can then not even be enqueued (S0.17)."""
+
+    def before_enqueue(self) -> None:
+        """Called in the producer just before the insert (S0.18); an exception here stops the enqueue."""
+
+    def run(self, ctx: Context) -> Any:
+        """Do the work. May be `async def`, and may leave the context out of its parameters."""
+        raise NotImplementedError(f"{type(self).__name__} has no run method")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Defaults:
+    """What a task says of all its jobs; an enqueue may say otherwise."""
+
+    queue: str = "default"
+    priority: int = DEFAULT_PRIORITY
+    retry: Retry = DEFAULT_RETRY
+    on_crash: str = "retry"
+
+    def __post_init__(self) -> None:
+        check_name("queue", self.queue)
+        check_priority(self.priority)
+        if self.on_crash not in ON_CRASH:
+            raise BadOption(f"on_crash must be one of {', '.join(ON_CRASH)}, got {self.on_crash!r}")
+
+    @property
+    def flags(self) -> Flag:
+        return Flag.FAIL_ON_CRASH if self.on_crash == "fail" else Flag(0)
+
+
+class Definition:
+    """A registered task: its name, what it runs, and how its arguments have to look."""
+
+    def __init__(
+        self, target: Callable[..., Any] | type[Task], name: str, defaults: Defaults, aliases: Sequence[str] = ()
+    ) -> None:
+        self.target = target
+        self.name = name
+        self.defaults = defaults
+        self.aliases = tuple(aliases)
+        self.signature = _signature(target)
+        self.signature_number = name_hash(_shape(self.signature)) or 1
+        self.is_class = inspect.isclass(target)
+        self.is_async = inspect.iscoroutinefunction(target.run if self.is_class else target)  # type: ignore[union-attr]
+        self._wants_context = self.is_class and len(inspect.signature(target.run).parameters) > 1  # type: ignore[union-attr]
+
+    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Raise BadArguments unless a call with these arguments would fit; nothing is called."""
+        try:
+            self.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise BadArguments(self.name, f"{error}; the signature is {self.name}{self.signature}") from None
+
+    def call(self, args: Sequence[Any], kwargs: Mapping[str, Any], context: Context) -> Any:
+        """Run it; an async task gives its coroutine. The arguments are known to fit."""
+        if not self.is_class:
+            return self.target(*args, **kwargs)
+        made: Any = self.target(*args, **kwargs)
+        return made.run(context) if self._wants_context else made.run()
+
+    @property
+    def place(self) -> tuple[str, int] | None:
+        """File and line it was written at: the same place twice is a reloaded module, not a second task."""
+        try:
+            _, line = inspect.getsourcelines(self.target)
+            return inspect.getsourcefile(self.target) or "", line
+        except (OSError, TypeError):
+            return None
+
+
+def _signature(target: Callable[..., Any] | type[Task]) -> inspect.Signature:
+    try:
+        return inspect.signature(target)
+    except (TypeError, ValueError) as error:
+        raise TaskError(f"{target!r} has no signature that could be read, so it cannot be a task: {error}") from error
+
+
+def _shape(signature: inspect.Signature) -> str:
+    """What decides whether a call binds: names, kinds, and which have a default. Annotations may change freely."""
+    return ",".join(
+        f"{int(parameter.kind)}{parameter.name}{'' if parameter.default is parameter.empty else '='}"
+        for parameter in signature.parameters.values()
+    )
+
+
+class Registry:
+    """The tasks of an app, by name and by former names."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, Definition] = {}
+        self._by_alias: dict[str, Definition] = {}
+
+    def add(
+        self,
+        target: Callable[..., Any] | type[Task],
+        *,
+        name: str | None,
+        queue: str,
+        priority: int,
+        retry: RetryLike | None,
+        on_crash: str,
+        aliases: Sequence[str],
+    ) -> Definition:
+        """Register a task. Raises TaskError for a name that is taken, or a target that cannot be a task."""
+        _check_target(target)
+        name = target.__name__ if name is None else name
+        check_name("task name", name)
+        defaults = Defaults(
+            queue=queue,
+            priority=priority,
+            retry=DEFAULT_RETRY if retry is None else Retry.of(retry),
+            on_crash=on_crash,
+        )
+        definition = Definition(target, name, defaults, aliases)
+        for taken in (name, *aliases):
+            self._refuse_duplicate(taken, definition)
+        self._by_name[name] = definition
+        for alias in aliases:
+            check_name("alias", alias)
+            self._by_alias[alias] = definition
+        return definition
+
+    def _refuse_duplicate(self, name: str, new: Definition) -> None:
+        old = self._by_name.get(name) or self._by_alias.get(name)
+        if old is None or (old.place is not None and old.place == new.place):
+            return
+        raise TaskError(
+            f"there are two tasks called {name!r}: {old.target.__module__}.{old.target.__qualname__} and "
+            f"{new.target.__module__}.{new.target.__qualname__}; give one of them another name=..."
+        )
+
+    def get(self, name: str) -> Definition:
+        """The task of this name or former name; raises UnknownTask."""
+        found = self._by_name.get(name) or self._by_alias.get(name)
+        if found is None:
+            raise UnknownTask(name, difflib.get_close_matches(name, self._by_name, n=2))
+        return found
+
+    def find(self, name: str) -> Definition | None:
+        """The task of this name or former name, or None."""
+        return self._by_name.get(name) or self._by_alias.get(name)
+
+    def known(self) -> dict[str, int]:
+        """Every name and former name with the number of its signature: what this process could run."""
+        return {
+            name: definition.signature_number
+            for names in (self._by_name, self._by_alias)
+            for name, definition in names.items()
+        }
+
+    def __iter__(self) -> Iterator[Definition]:
+        return iter(self._by_name.values())
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+
+def _check_target(target: object) -> None:
+    if inspect.isclass(target):
+        if not issubclass(target, Task):
+            raise TaskError(f"class {target.__name__} must derive from dray.Task to be a task")
+        return
+    if not inspect.isfunction(target):
+        raise TaskError(f"a task is a function or a subclass of dray.Task, not {target!r}")
+    if inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target):
+        raise TaskError(f"{target.__name__} is a generator; a task has to do its work when it is called")
