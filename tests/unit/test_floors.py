@@ -1,0 +1,229 @@
+"""The floor plan: who may import whom.
+
+A module imports only from floors below its own. To add a module, put its name on a floor of `FLOORS`: one
+above the highest that it imports. If that seems too high, what it imports stands too high.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Container, Iterator
+from fnmatch import fnmatchcase
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[2] / "src" / "dray"
+
+# From the ground up; names are relative to `dray`, "" is the package itself.
+FLOORS: list[set[str]] = [
+    # 0 words
+    {"errors", "report", "job", "durations", "urls", "tags"},
+    # 1 rules
+    {"lifecycle", "settings", "kinds", "events", "codec", "payload", "shapes"},
+    # 2 the door
+    {"store.base"},
+    # 3 behind the door: the chapters of the store, and what they stand on
+    {"store.dialects", "store.tables", "store.connect", "store.wakeup", "store.schema"}
+    | {"store.migrations", "store.migrations.*"}
+    | {"store.add", "store.claim", "store.finish", "store.settle", "store.rescue", "store.promote"}
+    | {"store.control", "store.workers", "store.roster", "store.read", "store.prune", "store.sql"},
+    # 4 the doorkeeper
+    {"store"},
+    # 5 one run
+    {"task", "runner", "context"},
+    # 6 what the engine is made of
+    {"app", "intake", "process", "heartbeat", "lease", "admin"},
+    # 7 the engine
+    {"worker", "upkeep"},
+    # 8 faces
+    {"cli.*", "testing.*", "demo", "demo.*"},
+    # 9 doors to the street
+    {"cli", "testing", "", "__main__"},
+]
+
+# Steps on one floor, one by one. They must not go in a circle.
+NEIGHBOURS: dict[str, set[str]] = {
+    "report": {"errors"},
+    "job": {"errors", "report"},
+    "durations": {"errors"},
+    "urls": {"errors"},
+    "settings": {"kinds"},
+    "payload": {"shapes"},
+    "codec": {"payload", "shapes"},
+    "store.tables": {"store.dialects"},
+    "store.connect": {"store.dialects"},
+    "store.wakeup": {"store.connect", "store.tables"},
+    "store.schema": {"store.tables", "store.dialects", "store.migrations"},
+    "store.add": {"store.tables"},
+    "store.claim": {"store.tables"},
+    "store.finish": {"store.tables"},
+    "store.settle": {"store.tables"},
+    "store.promote": {"store.tables"},
+    "store.workers": {"store.tables"},
+    "store.rescue": {"store.tables", "store.claim", "store.finish", "store.workers"},
+    "store.control": {"store.tables"},
+    "store.roster": {"store.connect", "store.tables", "store.wakeup", "store.workers"},
+    "store.read": {"store.tables"},
+    "store.prune": {"store.tables"},
+    "store.sql": {"store.dialects", "store.tables", "store.connect", "store.wakeup", "store.schema"}
+    | {"store.add", "store.claim", "store.finish", "store.settle", "store.rescue", "store.promote"}
+    | {"store.control", "store.workers", "store.roster", "store.read", "store.prune"},
+    "task": {"context"},
+    "runner": {"context", "task"},
+    "lease": {"heartbeat"},
+}
+
+# The functions that may import modules of ours when they are called, and why not at the top.
+LATE = {
+    ("store", "open_store"),  # SQLAlchemy is loaded when a store is opened
+    ("", "__getattr__"),  # the public names are lazy, so that `import dray` stays light
+}
+
+TOO_LONG = 400  # lines
+SAYS_NOTHING = {"utils", "util", "helpers", "common", "misc"}
+
+
+def modules(source: Path = SOURCE) -> dict[str, Path]:
+    """Give every module by its name relative to the package."""
+    found = {}
+    for path in sorted(source.rglob("*.py")):
+        parts = path.relative_to(source).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def floor(name: str) -> int | None:
+    """Give the number of a module's floor; a name that is written out counts before a pattern."""
+    for fits in (str.__eq__, fnmatchcase):
+        for number, names in enumerate(FLOORS):
+            if any(fits(name, pattern) for pattern in names):
+                return number
+    return None
+
+
+def imports(name: str, source: Path = SOURCE) -> Iterator[tuple[str, str | None]]:
+    """Give the modules of ours that a module imports, each with the function it does that in.
+
+    Imports under TYPE_CHECKING count too: what a module must know to be checked, it knows.
+    """
+    known = modules(source)
+    path = known[name]
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+
+    def visit(node: ast.AST, function: str | None) -> Iterator[tuple[str, str | None]]:
+        for child in ast.iter_child_nodes(node):
+            for target in targets(child, package, known):
+                if target != name:
+                    yield target, function
+            inside = child.name if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) else None
+            yield from visit(child, function or inside)
+
+    yield from visit(ast.parse(path.read_text()), None)
+
+
+def targets(node: ast.AST, package: str, known: Container[str]) -> Iterator[str]:
+    """Give the modules of ours that one statement imports."""
+    if isinstance(node, ast.Import):
+        found = [relative(alias.name) for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+        base = absolute(node, package)
+        # `from dray.store import base` names a module, `from dray.store import open_store` a thing in one.
+        inside = [relative(f"{base}.{alias.name}") for alias in node.names]
+        found = [name if name in known else relative(base) for name in inside]
+    else:
+        return
+    yield from (name for name in found if name is not None)
+
+
+def absolute(node: ast.ImportFrom, package: str) -> str:
+    """Spell out `from . import x`."""
+    if not node.level:
+        return node.module or ""
+    parts = ["dray", *filter(None, package.split("."))]
+    base = parts[: len(parts) - node.level + 1]
+    return ".".join([*base, node.module] if node.module else base)
+
+
+def relative(target: str) -> str | None:
+    """Give a module's name below `dray`; None if it is not one of ours."""
+    if target == "dray":
+        return ""
+    return target.removeprefix("dray.") if target.startswith("dray.") else None
+
+
+def wrong_steps(source: Path = SOURCE) -> list[str]:
+    wrong = []
+    for name in modules(source):
+        for target in dict.fromkeys(target for target, _ in imports(name, source)):
+            here, there = floor(name), floor(target)
+            if here is None or there is None:
+                continue  # another test says so
+            if not (there < here or (there == here and target in NEIGHBOURS.get(name, ()))):
+                wrong.append(f"{name or 'dray'} (floor {here}) -> {target or 'dray'} (floor {there})")
+    return wrong
+
+
+def test_every_module_stands_on_a_floor() -> None:
+    homeless = [name for name in modules() if floor(name) is None]
+    assert not homeless, f"add {homeless} to FLOORS in tests/unit/test_floors.py"
+
+
+def test_nobody_imports_upwards_or_sideways() -> None:
+    wrong = wrong_steps()
+    assert not wrong, "upwards: move something; sideways: think, then add it to NEIGHBOURS:\n" + "\n".join(
+        wrong
+    )
+
+
+def test_neighbours_do_not_go_in_a_circle() -> None:
+    TopologicalSorter(NEIGHBOURS).prepare()
+
+
+def test_our_own_modules_are_imported_at_the_top() -> None:
+    late = {
+        f"{name or 'dray'}.{function} imports {target}"
+        for name in modules()
+        for target, function in imports(name)
+        if function is not None and (name, function) not in LATE
+    }
+    assert not late, late
+
+
+def test_no_file_is_long() -> None:
+    long = {
+        name: lines
+        for name, path in modules().items()
+        if not name.startswith("store.migrations.")
+        and (lines := len(path.read_text().splitlines())) > TOO_LONG
+    }
+    assert not long, long
+
+
+def test_every_module_has_a_name_that_says_something() -> None:
+    assert not [name for name in modules() if SAYS_NOTHING & set(name.split("."))]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "wrong"),
+    [
+        ("lifecycle", "from dray.job import Job", []),
+        ("job", "from dray.errors import BadOption", []),
+        ("errors", "import dray.job", ["errors (floor 0) -> job (floor 0)"]),
+        ("job", "from dray import lifecycle", ["job (floor 0) -> lifecycle (floor 1)"]),
+        ("job", "from dray import Dray", ["job (floor 0) -> dray (floor 9)"]),
+        ("job", "from .lifecycle import decide", ["job (floor 0) -> lifecycle (floor 1)"]),
+        ("job", "if TYPE_CHECKING:\n    import dray.lifecycle", ["job (floor 0) -> lifecycle (floor 1)"]),
+        ("job", "def f():\n    import dray.lifecycle", ["job (floor 0) -> lifecycle (floor 1)"]),
+        ("store.base", "from ..lifecycle import decide", []),
+        ("store.base", "from . import open_store", ["store.base (floor 2) -> store (floor 4)"]),
+    ],
+)
+def test_a_wrong_step_is_seen(tmp_path: Path, name: str, text: str, wrong: list[str]) -> None:
+    for other in ("", "errors", "job", "lifecycle", "store", "store.base"):
+        inside = tmp_path / other.replace(".", "/")
+        path = inside / "__init__.py" if other in ("", "store") else inside.with_suffix(".py")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text if other == name else "")
+    assert wrong_steps(tmp_path) == wrong

@@ -1,0 +1,31 @@
+"""What `import dray` gives, and what it costs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import dray
+
+# A program that opens no store, shows no page and speaks to no terminal should not pay for these.
+HEAVY = {"alembic", "click", "psycopg", "pymysql", "rich", "sqlalchemy", "starlette"}
+
+
+def test_importing_dray_is_light() -> None:
+    program = "import json, sys, dray; print(json.dumps(sorted(sys.modules)))"
+    answer = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    loaded = {name.partition(".")[0] for name in json.loads(answer.stdout)}
+    assert "dray" in loaded
+    assert not HEAVY & loaded
+
+
+def test_the_public_names_are_few_and_in_order() -> None:
+    assert dray.__all__ == sorted(dray.__all__)
+    assert len(dray.__all__) <= 16
+
+
+def test_every_public_name_can_be_had() -> None:
+    for name in dray.__all__:
+        assert getattr(dray, name) is not None
+        assert name in dir(dray)
