@@ -33,7 +33,7 @@ stress: $(VENV)/.installed-dev ## kill workers again and again, and count that n
 
 # bin/pip and not bin/python: without the package python3-venv an interpreter is left behind, but no pip.
 $(BIN)/pip:
-	python3 -m venv $(VENV) || { echo "first: apt-get install python3-venv" >&2; exit 1; }
+	@python3 -m venv $(VENV) || { echo "first: apt-get install python3-venv" >&2; exit 1; }
 
 $(VENV)/.installed: pyproject.toml | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet --editable .
