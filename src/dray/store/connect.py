@@ -78,7 +78,9 @@ class Database:
         arguments, keywords = self.engine.dialect.create_connect_args(self.url)
         module = self.engine.dialect.dbapi
         assert module is not None
-        return module.__name__, list(arguments), {**keywords, **_connect_args(self.dialect)}
+        # What SQLAlchemy adds for its own use (an adapters map) is of no use elsewhere.
+        plain = {name: value for name, value in keywords.items() if isinstance(value, str | int | float | bool)}
+        return module.__name__, list(arguments), {**plain, **_connect_args(self.dialect)}
 
     def close(self) -> None:
         """Close the pooled connections; the next use opens new ones."""

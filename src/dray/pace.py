@@ -1,0 +1,59 @@
+"""How far a worker fetches ahead, and how long it waits before it looks again. Pure: the clock is an argument."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+AHEAD = 0.1  # seconds of work that are fetched ahead
+FLUSH_AFTER = 0.005  # seconds an outcome waits for others before it is written
+FLUSH_AT = 200  # outcomes that are written at once
+STALE_AFTER = 2.0  # seconds a fetched job waits for a slot before others may have it
+FIRST_POLL, LAST_POLL = 0.02, 1.0  # seconds between looks of an idle worker: soon at first, then more seldom
+GROWTH = 1.5
+
+
+@dataclass(slots=True)
+class Pace:
+    """Adapts to what the jobs are like.
+
+    Jobs of a millisecond are fetched by the hundred, since a claim costs as much as many of them; jobs of a minute are not
+    fetched ahead at all, since another worker could start them at once.
+    """
+
+    concurrency: int
+    most: int  # jobs fetched ahead at most
+    rate: float = 0.0  # jobs finished per second, a moving average
+    poll: float = FIRST_POLL
+    _counted: int = 0
+    _since: float | None = None
+
+    def finished(self, count: int, now: float) -> None:
+        """Take note of finished jobs."""
+        self._counted += count
+        if self._since is None:
+            self._since = now
+        passed = now - self._since
+        if passed >= 0.02:
+            latest = self._counted / passed
+            # Quick to believe in slowness: what was fetched for a speed that is gone waits for nothing.
+            self.rate = latest if latest < self.rate else (self.rate + latest) / 2
+            self._counted, self._since = 0, now
+
+    def idle(self) -> None:
+        """Nothing runs: time that passes now says nothing about speed."""
+        self._since = None
+
+    def target(self) -> int:
+        """How many jobs should be here, running and fetched ahead."""
+        return self.concurrency + min(self.most, int(self.rate * AHEAD))
+
+    def empty(self) -> float:
+        """Nothing was ready: seconds until the next look, each time somewhat longer, so that idling costs nothing."""
+        wait = self.poll
+        self.poll = min(self.poll * GROWTH, LAST_POLL)
+        return wait * random.uniform(0.9, 1.1)  # workers started together shall not ask together
+
+    def woken(self) -> None:
+        """There was something: look soon again."""
+        self.poll = FIRST_POLL

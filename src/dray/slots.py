@@ -1,0 +1,189 @@
+"""Where jobs run: threads for ordinary functions, one event loop for async ones."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+
+from dray.context import Context
+from dray.job import Cancelled, Claim, Failed, HandedBack, Outcome
+from dray.runner import Prepared, Ran, Runner
+
+
+class Item:
+    """A claimed job in this process, from the claim to the write of its outcome."""
+
+    __slots__ = ("claim", "claimed", "context", "dropped", "ended", "marked", "outcome", "started", "stop")
+
+    def __init__(self, claim: Claim, context: Context) -> None:
+        self.claim = claim
+        self.context = context
+        self.claimed = time.monotonic()
+        self.started: float | None = None
+        self.ended = 0.0
+        self.outcome: Outcome | None = None
+        self.stop = False
+        self.dropped: Outcome | None = None  # what becomes of it instead of a start
+        self.marked = False  # the start mark is in the database
+
+
+class Slots:
+    """`concurrency` threads, and as many async jobs at once on one event loop.
+
+    may_start   asked just before a job is started, so that nothing runs on a lease that is running out
+    mark        writes the start mark; False when the lease is lost
+    needs_mark  whether a job has to leave the mark before user code is reached
+    on_done     called from a slot when somebody should look at `done`
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        concurrency: int,
+        *,
+        may_start: Callable[[], bool],
+        mark: Callable[[Item], bool],
+        needs_mark: Callable[[Claim], bool],
+        on_done: Callable[[], None],
+    ) -> None:
+        self._runner, self.concurrency = runner, concurrency
+        self._may_start, self._mark, self._needs_mark, self._on_done = may_start, mark, needs_mark, on_done
+        self._todo: SimpleQueue[Item | None] = SimpleQueue()
+        self._waiting: deque[Item] = deque()  # async ones that have no place on the loop yet
+        self._threads: list[threading.Thread] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._async_tasks: dict[Item, asyncio.Task[None]] = {}
+        self.running: set[Item] = set()
+        self.done: deque[Item] = deque()
+
+    def start(self, items: list[Item]) -> None:
+        """Give jobs to the slots, in this order."""
+        coroutines = []
+        for item in items:
+            definition = self._runner.definition(item.claim.task)
+            if definition is not None and definition.is_async:
+                coroutines.append(item)
+            else:
+                self._todo.put(item)
+        wanted = min(self.concurrency, len(items) - len(coroutines))
+        while len(self._threads) < self.concurrency and wanted > 0:
+            wanted -= 1
+            self._start_thread()
+        if coroutines:
+            self._waiting.extend(coroutines)
+            self._the_loop().call_soon_threadsafe(self._fill_loop)
+
+    def buffered(self) -> int:
+        """How many jobs wait here for a slot."""
+        return self._todo.qsize() + len(self._waiting)
+
+    def take_back(self) -> list[Item]:
+        """Take all jobs that wait for a slot; nobody will start them any more."""
+        items = []
+        with contextlib.suppress(Empty):
+            while (item := self._todo.get_nowait()) is not None:
+                items.append(item)
+        with contextlib.suppress(IndexError):
+            while True:
+                items.append(self._waiting.popleft())
+        return items
+
+    def stop(self) -> None:
+        """Let the threads end when they have nothing to do."""
+        for _ in self._threads:
+            self._todo.put(None)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def cancel(self, item: Item) -> None:
+        """Ask a running job to end at its next checkpoint; for an async one, that is its next await."""
+        item.context.request_cancel()
+        task = self._async_tasks.get(item)
+        if task is not None and self._loop is not None:
+            self._loop.call_soon_threadsafe(task.cancel)
+
+    # --- threads --------------------------------------------------------------------------------------------------------
+
+    def _start_thread(self) -> None:
+        thread = threading.Thread(target=self._work, name=f"dray-slot-{len(self._threads)}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _work(self) -> None:
+        while (item := self._todo.get()) is not None:
+            self._run(item)
+
+    def _run(self, item: Item) -> None:
+        prepared = self._begin(item)
+        if isinstance(prepared, Prepared):
+            self._end(item, self._runner.run(prepared, item.context))
+
+    # --- the event loop -------------------------------------------------------------------------------------------------
+
+    def _the_loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            threading.Thread(target=self._loop.run_forever, name="dray-loop", daemon=True).start()
+        return self._loop
+
+    def _fill_loop(self) -> None:
+        while len(self._async_tasks) < self.concurrency:
+            try:
+                item = self._waiting.popleft()
+            except IndexError:
+                return
+            assert self._loop is not None
+            self._async_tasks[item] = self._loop.create_task(self._arun(item))
+
+    async def _arun(self, item: Item) -> None:
+        try:
+            # The mark is a write to the database: it must not stop the loop.
+            needs_thread = self._needs_mark(item.claim)
+            prepared = await asyncio.to_thread(self._begin, item) if needs_thread else self._begin(item)
+            if isinstance(prepared, Prepared):
+                self._end(item, await self._runner.arun(prepared, item.context))
+        except asyncio.CancelledError:
+            if item.outcome is None:  # cancelled before user code was reached
+                self._end(item, Ran(Cancelled()))
+        finally:
+            self._async_tasks.pop(item, None)
+            self._fill_loop()
+
+    # --- both -----------------------------------------------------------------------------------------------------------
+
+    def _begin(self, item: Item) -> Prepared | None:
+        """Everything before user code; None when there will be none."""
+        if item.dropped is not None:
+            self._end(item, Ran(item.dropped))
+            return None
+        if not self._may_start():
+            self._end(item, Ran(HandedBack(why="the lease was running out")))
+            return None
+        self.running.add(item)
+        try:
+            if self._needs_mark(item.claim) and not self._mark(item):
+                self._end(item, Ran(HandedBack(why="the lease was lost")))
+                return None
+            prepared = self._runner.prepare(item.context, item.claim.args)
+        except Exception as error:  # the database, on the mark: nothing has been started
+            self._end(item, Ran(HandedBack(why=f"could not be started: {error}")))
+            return None
+        if isinstance(prepared, Ran):
+            self._end(item, prepared)
+            return None
+        item.started = time.monotonic()
+        return prepared
+
+    def _end(self, item: Item, ran: Ran) -> None:
+        item.outcome, item.stop = ran.outcome, ran.stop
+        item.ended = time.monotonic()
+        self.running.discard(item)
+        self.done.append(item)
+        # Waking the worker costs a switch of threads: it looks by itself every few milliseconds while there is work.
+        if ran.stop or isinstance(ran.outcome, Failed) or not self.buffered():
+            self._on_done()

@@ -1,0 +1,125 @@
+"""What operators see and do, each call a transaction of its own: the store's side of `Admin`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
+
+from sqlalchemy import Connection
+
+from dray.job import Flag, JobRow, Lease, Ready, State
+from dray.store import control, output, prune, read
+from dray.store.connect import Database
+from dray.store.control import Moved
+from dray.store.output import Line, OutputLine
+from dray.store.read import AttemptRow, Filter, QueueCount
+from dray.store.tables import Tables
+from dray.store.wakeup import Bell
+
+T = TypeVar("T")
+
+
+class Desk:
+    """Lists, single jobs, and the moves an operator can make."""
+
+    def __init__(self, database: Database, tables: Tables, bell: Bell) -> None:
+        self._database, self._tables, self._bell = database, tables, bell
+
+    def _look(self, work: Callable[[Connection], T]) -> T:
+        return self._database.once(work)
+
+    def _move(self, work: Callable[[Connection], list[Moved]]) -> list[Moved]:
+        moved = self._database.transact(work)
+        self._bell.ring(ready_again(moved))
+        return moved
+
+    # --- moves ----------------------------------------------------------------------------------------------------------
+
+    def cancel(self, ids: Sequence[int], note: str = "cancelled") -> list[Moved]:
+        """End jobs that have not started; ask running ones to end."""
+        return self._move(lambda connection: control.cancel(connection, self._tables, ids, note))
+
+    def hold(self, ids: Sequence[int], note: str | None = None) -> list[Moved]:
+        """Keep jobs from starting until they are released."""
+        return self._move(lambda connection: control.hold(connection, self._tables, ids, note))
+
+    def release(self, ids: Sequence[int]) -> list[Moved]:
+        """Let held jobs go on."""
+        return self._move(lambda connection: control.release(connection, self._tables, ids))
+
+    def retry(self, ids: Sequence[int], *, force: bool = False) -> list[Moved]:
+        """Run ended jobs again under their ids, and waiting ones now."""
+        return self._move(lambda connection: control.retry(connection, self._tables, ids, force=force))
+
+    def requested(self, worker_id: int) -> list[tuple[Lease, Flag]]:
+        """Jobs this worker runs that somebody wants cancelled or held."""
+        return self._look(lambda connection: control.requested(connection, self._tables, worker_id))
+
+    # --- reads ----------------------------------------------------------------------------------------------------------
+
+    def job(self, job_id: int) -> JobRow | None:
+        """One job, live or ended; None when there is none."""
+        return self._look(lambda connection: read.job(connection, self._tables, job_id))
+
+    def jobs(self, wanted: Filter, *, limit: int = 50, before: int | None = None) -> list[JobRow]:
+        """Jobs, the newest first, older than `before`."""
+        return self._look(lambda connection: read.jobs(connection, self._tables, wanted, limit=limit, before=before))
+
+    def counts(self, cap: int = 10_000) -> dict[State, int]:
+        """How many jobs are in each state, counted up to cap + 1."""
+        return self._look(lambda connection: read.counts(connection, self._tables, cap))
+
+    def queues(self, cap: int = 10_000) -> list[QueueCount]:
+        """What waits and runs in each queue."""
+        return self._look(lambda connection: read.queues(connection, self._tables, cap))
+
+    def attempts(self, job_id: int) -> list[AttemptRow]:
+        """What went wrong, attempt by attempt."""
+        return self._look(lambda connection: read.attempts(connection, self._tables, job_id))
+
+    def labels(self, ids: Iterable[int]) -> Mapping[int, Mapping[str, str]]:
+        """The labels of these jobs."""
+        return self._look(lambda connection: read.labels(connection, self._tables, list(ids)))
+
+    def unfinished_keys(
+        self, keys: Sequence[str] | None, *, include_running: bool = True, include_failed: bool = True
+    ) -> list[str]:
+        """Which keys still have work to do (S2.25)."""
+        return self._look(
+            lambda connection: read.unfinished_keys(
+                connection, self._tables, keys, include_running=include_running, include_failed=include_failed
+            )
+        )
+
+    # --- output and age -------------------------------------------------------------------------------------------------
+
+    def write_output(self, lines: Sequence[Line]) -> None:
+        """Append lines to the logs of jobs."""
+        self._database.transact(lambda connection: output.write(connection, self._tables, lines))
+
+    def read_output(self, job_id: int, after: int = 0, limit: int = 1000) -> list[OutputLine]:
+        """Lines of a job's log, the oldest first, behind the line with the id `after`."""
+        return self._look(lambda connection: output.read(connection, self._tables, job_id, after, limit))
+
+    def prune_batch(self, state: State, older_than: float, limit: int = 1000) -> int:
+        """Delete some jobs that ended in this state more than so many seconds ago; gives how many."""
+        return self._database.transact(
+            lambda connection: prune.prune_batch(connection, self._tables, state, older_than, limit)
+        )
+
+    def count_prunable(self, state: State, older_than: float, cap: int = 10_000) -> int:
+        """How many jobs `prune_batch` would delete in all, counted up to cap + 1."""
+        return self._look(lambda connection: prune.count_prunable(connection, self._tables, state, older_than, cap))
+
+    def prune_workers(self, older_than: float) -> int:
+        """Delete the rows of workers that ended more than so many seconds ago."""
+        return self._database.transact(lambda connection: prune.prune_workers(connection, self._tables, older_than))
+
+
+def ready_again(moved: Iterable[Moved]) -> list[Ready]:
+    """Those that became ready by a move."""
+    return [
+        Ready(one.id, one.queue, one.priority)
+        for one in moved
+        if one.after is State.READY and one.before is not State.READY
+    ]

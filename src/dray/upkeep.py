@@ -1,0 +1,213 @@
+"""Chores. `Attendance` is what each worker owes its own jobs; `Upkeep` is what somebody has to do, safe to do anywhere twice."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from dray import events
+from dray.app import Dray
+from dray.errors import DrayError, StoreError
+from dray.job import Cancelled, Claim, Flag, HandedBack, State
+from dray.settings import Settings
+from dray.slots import Item, Slots
+from dray.store.output import Line
+from dray.store.rescue import Watch
+
+if TYPE_CHECKING:
+    from dray.store.sql import SqlStore
+
+ATTEND_EVERY = 1.0  # seconds between looks for cancels and holds
+ADOPT_EVERY = 5.0  # seconds between looks for parked jobs that are known here
+DUE_EVERY = 1.0  # seconds between looks for due jobs, at most
+PRUNE_EVERY = 60.0
+PRUNE_BATCHES = 5  # in one go: no chore may take long
+OUTPUT_LIMIT = 10_000  # lines kept in memory while the database is away
+WORKER_ROWS = 86_400.0  # seconds the row of an ended worker is kept
+
+
+class Employer(Protocol):
+    """What attendance needs of its worker."""
+
+    app: Dray
+    store: SqlStore
+    worker_id: int
+    items: dict[int, Item]
+    _slots: Slots
+
+
+class _Chores:
+    """A thread that does things now and then, survives their failure, and can be stopped at once."""
+
+    name = "dray-chores"
+
+    def __init__(self) -> None:
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._work, name=self.name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join(5)
+
+    def _work(self) -> None:
+        pause = 0.0
+        failing = False
+        while not self._stopped.wait(pause):
+            try:
+                pause = self._round()
+                failing = False
+            except StoreError as error:
+                self._failed()
+                if not failing:  # said once; the worker's own loop says that the database is away
+                    events.emit("upkeep.failed", chore=self.name, why=error)
+                failing, pause = True, 0.5
+
+    def _round(self) -> float:
+        raise NotImplementedError
+
+    def _failed(self) -> None:
+        """Called when the database did not do what was asked."""
+
+
+class Attendance(_Chores):
+    """Start marks of long runs, requests to cancel and hold, and the log lines of this worker's jobs."""
+
+    name = "dray-attendance"
+
+    def __init__(self, worker: Employer) -> None:
+        super().__init__()
+        self._worker = worker
+        self._lines: list[tuple[Claim, str, str, float]] = []
+        self._lock = threading.Lock()
+        self._every = min(ATTEND_EVERY, worker.app.settings.beat)
+
+    def write(self, claim: Claim, kind: str, message: str) -> None:
+        """Take a line for a job's log; it is stored within a second."""
+        with self._lock:
+            if len(self._lines) < OUTPUT_LIMIT:
+                self._lines.append((claim, kind, message, time.monotonic()))
+
+    def _round(self) -> float:
+        self._mark_long_runs()
+        self._heed_requests()
+        self._store_lines()
+        return self._every
+
+    def flush(self) -> None:
+        """Store the lines that are left."""
+        try:
+            self._store_lines()
+        except DrayError as error:
+            events.emit("upkeep.failed", chore="output", why=error)
+
+    def _mark_long_runs(self) -> None:
+        now = time.monotonic()
+        for item in list(self._worker._slots.running):
+            if item.started is not None and not item.marked and now - item.started > self._every:
+                item.marked = self._worker.store.mark_started(item.claim.lease, now - item.started)
+
+    def _heed_requests(self) -> None:
+        if not self._worker.items:
+            return
+        for lease, flags in self._worker.store.desk.requested(self._worker.worker_id):
+            item = self._worker.items.get(lease.id)
+            if item is None or item.claim.fence != lease.fence:
+                continue
+            if item.started is None:
+                item.dropped = Cancelled(why="cancelled") if flags & Flag.CANCEL else HandedBack(why="held")
+            elif flags & Flag.CANCEL:
+                self._worker._slots.cancel(item)
+
+    def _store_lines(self) -> None:
+        with self._lock:
+            lines, self._lines = self._lines, []
+        if not lines:
+            return
+        now = time.monotonic()
+        try:
+            self._worker.store.desk.write_output(
+                [Line(claim.id, claim.fence, kind, text, now - at) for claim, kind, text, at in lines]
+            )
+        except StoreError:
+            with self._lock:
+                self._lines = [*lines, *self._lines][:OUTPUT_LIMIT]
+            raise
+
+
+class Upkeep(_Chores):
+    """Due jobs, rescue, adoption of parked jobs, and prune. Any number of workers may do it at the same time."""
+
+    name = "dray-upkeep"
+
+    def __init__(self, app: Dray, settings: Settings, tell: Callable[[], None] = lambda: None) -> None:
+        super().__init__()
+        self._app, self._tell = app, tell
+        self.period = settings.ttl / 6  # seconds between two passes of rescue
+        self._keep = {
+            State.SUCCEEDED: settings.keep_succeeded,
+            State.CANCELLED: settings.keep_cancelled,
+            State.FAILED: settings.keep_failed,
+        }
+        self._watch = Watch(ttl=settings.ttl)
+        self._due_at = self._rescue_at = self._adopt_at = 0.0
+        self._prune_at = time.monotonic() + PRUNE_EVERY / 2
+
+    def _round(self) -> float:
+        now = time.monotonic()
+        if now >= self._due_at:
+            self._due_at = now + self.promote()
+        if now >= self._rescue_at:
+            self.rescue()
+            self._rescue_at = now + self._watch.next_look(self.period)
+        if now >= self._adopt_at:
+            self.adopt()
+            self._adopt_at = now + ADOPT_EVERY
+        if now >= self._prune_at:
+            self.prune()
+            self._prune_at = now + PRUNE_EVERY
+        return max(0.005, min(self._due_at, self._rescue_at, self._adopt_at, self._prune_at) - time.monotonic())
+
+    def _failed(self) -> None:
+        self._watch.broken()
+
+    def promote(self) -> float:
+        """Make due jobs ready; gives the seconds until the next look."""
+        promoted = self._app.store.promote()
+        if promoted.ready:
+            self._tell()
+        return DUE_EVERY if promoted.next_in is None else min(DUE_EVERY, promoted.next_in)
+
+    def rescue(self) -> None:
+        """Declare the silent dead, and free what the dead held."""
+        store = self._app.store
+        for beat in self._watch.observe(store.roster.beats()):
+            if store.roster.declare_dead(beat):
+                events.emit("rescue.dead_worker", worker_id=beat.worker_id, silent_for=self._watch.ttl)
+        while (freed := store.rescue()).count:
+            events.emit("rescue.jobs", count=freed.count, failed=len(freed.failed))
+            for job_id in freed.failed:
+                events.emit("job.failed", job_id=job_id, error="its worker died")
+            self._tell()
+
+    def adopt(self) -> None:
+        """Free parked jobs whose task is known here."""
+        if self._app.store.adopt(self._app.registry.known()):
+            self._tell()
+
+    def prune(self) -> None:
+        """Delete some of what ended long ago."""
+        store, count = self._app.store, 0
+        for state, keep in self._keep.items():
+            for _ in range(PRUNE_BATCHES):
+                gone = store.desk.prune_batch(state, keep)
+                count += gone
+                if gone < 1000 or self._stopped.is_set():
+                    break
+        store.desk.prune_workers(WORKER_ROWS)
+        if count:
+            events.emit("prune.done", count=count)
