@@ -45,7 +45,7 @@ _VALUES = (
     "(CASE WHEN " + _DUE + " > {now} THEN 2 ELSE 0 END, %s, %s, CASE WHEN " + _DUE + " > {now} THEN NULL ELSE {now} END,"
     " 0, 0, %s, 0, 0, %s, " + _DUE + ", {now}, %s, 0, %s, %s, %s, %s, %s, %s)"
 )
-_VALUE_ORDER = "ra dl qh pr ra dl ma fl ra dl th kh q t k ow ar".split()
+_VALUE_ORDER = ["ra", "dl", "qh", "pr", "ra", "dl", "ma", "fl", "ra", "dl", "th", "kh", "q", "t", "k", "ow", "ar"]
 
 
 def add(connection: Connection, tables: Tables, jobs: Sequence[NewJob]) -> list[Added]:
@@ -109,7 +109,7 @@ def _insert_values(connection: Connection, tables: Tables, jobs: Sequence[NewJob
     result = connection.exec_driver_sql(statement, tuple(row[name] for row in rows for name in _VALUE_ORDER))
     first, step = int(result.lastrowid), _increment(connection)
     ids = range(first, first + len(jobs) * step, step)
-    states = {id: State.SCHEDULED if job.delay else State.READY for id, job in zip(ids, jobs, strict=True)}
+    states = {id: State.SCHEDULED if row["dl"] else State.READY for id, row in zip(ids, rows, strict=True)}
     dated = [id for id, job in zip(ids, jobs, strict=True) if job.run_at is not None]
     if dated:  # only the database's clock knows whether their time has come
         found = connection.execute(select(tables.jobs.c.id, tables.jobs.c.state).where(tables.jobs.c.id.in_(dated)))

@@ -15,9 +15,23 @@ from dray.job import Claim, name_hash
 from dray.store.tables import Tables
 
 # A claim is made of these columns, in this order; `ready_at` behind them is for the order of starts and the floors.
-CLAIM_COLUMNS = (
-    "id fence attempt crashes snoozes max_attempts flags priority queue task args job_key owner created_at claimed_at"
-).split()
+CLAIM_COLUMNS = [
+    "id",
+    "fence",
+    "attempt",
+    "crashes",
+    "snoozes",
+    "max_attempts",
+    "flags",
+    "priority",
+    "queue",
+    "task",
+    "args",
+    "job_key",
+    "owner",
+    "created_at",
+    "claimed_at",
+]
 _RETURNED = ", ".join(f"j.{column}" for column in [*CLAIM_COLUMNS, "ready_at", "queue_hash"])
 
 LANES_EVERY = 0.05  # seconds: an urgent job is seen by then, however busy the worker is
@@ -51,7 +65,7 @@ class Lanes:
         if not force and now - self.looked < LANES_EVERY:
             return
         wanted = {name_hash(queue) for queue in self.queues}
-        found = connection.execute(tables.text(_LANES_OF[tables.dialect.name])).all()
+        found = connection.execute(tables.text(LANES_OF[tables.dialect.name])).all()
         self.known = [(row[0], row[1]) for row in found if not wanted or row[0] in wanted]
         self.looked = now
 
@@ -92,7 +106,7 @@ _SKIP_SCAN = (
     " ORDER BY n.queue_hash, n.priority, n.ready_at, n.id LIMIT 1)"
     ") SELECT q, p FROM lane"
 )
-_LANES_OF = {
+LANES_OF = {
     "sqlite": _SKIP_SCAN,
     "postgresql": _SKIP_SCAN,
     # MySQL compares rows without an index, but groups by an index prefix without reading the groups.
@@ -158,8 +172,7 @@ def _claim_at_once(connection: Connection, tables: Tables, worker_id: int, lanes
     source = "(SELECT * FROM " + tables.dialect.rows({"o": "int", "q": "int", "p": "int", "f": "int"}) + " ORDER BY o) d"
     statement = tables.text(_CLAIM_AT_ONCE.replace("{rows}", source))
     document = [
-        {"o": order, "q": lane[0], "p": lane[1], "f": lanes.floors.get(lane, 0)}
-        for order, lane in enumerate(lanes.in_order())
+        {"o": order, "q": lane[0], "p": lane[1], "f": lanes.floors.get(lane, 0)} for order, lane in enumerate(lanes.in_order())
     ]
     values = {"doc": msgspec.json.encode(document).decode(), "n": limit, "w": worker_id}
     rows = list(connection.execute(statement, values))
@@ -176,10 +189,15 @@ _TAKE = (
     "UPDATE {jobs} SET state = 1, fence = fence + 1, attempt = attempt + 1, worker_id = :w, claimed_at = {now},"
     " started_at = NULL WHERE state = 0 AND id IN (SELECT d.id FROM {rows})"
 )
-_LOCK = "SELECT j.id FROM {rows} STRAIGHT_JOIN {jobs} j ON j.id = d.id WHERE j.state = 0 FOR UPDATE SKIP LOCKED"
+# The primary key is forced: of a small table MySQL would rather lock all ready jobs by another index, one claimer then has
+# them all, and the others find none.
+_LOCK = (
+    "SELECT j.id FROM {rows} STRAIGHT_JOIN {jobs} j FORCE INDEX (PRIMARY) ON j.id = d.id WHERE j.state = 0"
+    " FOR UPDATE SKIP LOCKED"
+)
 _TAKE_LOCKED = (
-    "UPDATE {rows} STRAIGHT_JOIN {jobs} j ON j.id = d.id SET j.state = 1, j.fence = j.fence + 1, j.attempt = j.attempt + 1,"
-    " j.worker_id = :w, j.claimed_at = {now}, j.started_at = NULL WHERE j.state = 0"
+    "UPDATE {rows} STRAIGHT_JOIN {jobs} j FORCE INDEX (PRIMARY) ON j.id = d.id SET j.state = 1, j.fence = j.fence + 1,"
+    " j.attempt = j.attempt + 1, j.worker_id = :w, j.claimed_at = {now}, j.started_at = NULL WHERE j.state = 0"
 )
 _READ_BACK = f"SELECT {_RETURNED} FROM {{rows}} STRAIGHT_JOIN {{jobs}} j ON j.id = d.id"
 
@@ -201,11 +219,11 @@ def _claim_in_steps(connection: Connection, tables: Tables, worker_id: int, lane
         return []
     source = tables.dialect.rows({"id": "int"})
     take = _TAKE_LOCKED if tables.dialect.skip_locked else _TAKE
-    values = {"doc": _ids(ids), "w": worker_id}
+    taken = {"doc": _ids(ids), "w": worker_id}
     if tables.dialect.skip_locked:
-        connection.execute(tables.text(take.replace("{rows}", source)), values)
+        connection.execute(tables.text(take.replace("{rows}", source)), taken)
         return list(connection.execute(tables.text(_READ_BACK.replace("{rows}", source)), {"doc": _ids(ids)}))
-    return list(connection.execute(tables.text(take.replace("{rows}", source) + f" RETURNING {_BARE}"), values))
+    return list(connection.execute(tables.text(take.replace("{rows}", source) + f" RETURNING {_BARE}"), taken))
 
 
 _BARE = _RETURNED.replace("j.", "")

@@ -44,6 +44,35 @@ class Dialect:
         """Lock the rows a query finds, waiting for those others have."""
         return query.with_for_update(key_share=self.name == "postgresql") if self.skip_locked else query
 
+    def lock_ids(self, table: str, columns: str) -> str:
+        """SQL: lock the rows `j` of a table in ascending order, waiting for those others have, and read these columns.
+
+        The ids travel in the parameter `doc`, an ascending JSON array of {"i": id}.
+        """
+        join = f"SELECT {columns} FROM {self._by_key(table, 'id', 'PRIMARY')}"
+        match self.name:
+            case "sqlite":
+                return join
+            case "postgresql":
+                return f"{join} ORDER BY j.id FOR NO KEY UPDATE OF j"
+            case _:
+                return f"{join} FOR UPDATE"
+
+    def delete_ids(self, table: str, column: str = "id", where: str = "", index: str = "PRIMARY") -> str:
+        """SQL: delete the rows of a table whose column is one of the ids in `doc`, as above."""
+        if self.name == "mysql":
+            return f"DELETE j FROM {self._by_key(table, column, index)}{where and f' WHERE {where}'}"
+        ids = f"(SELECT d.i FROM {self.rows({'i': 'int'})})"
+        return f"DELETE FROM {table} AS j WHERE j.{column} IN {ids}{where and f' AND {where}'}"
+
+    def _by_key(self, table: str, column: str, index: str) -> str:
+        # MySQL is made to fetch each row by its key. On a small table it would rather scan another index, and lock or wait for
+        # rows that nobody asked for: those of a producer's long transaction, say.
+        rows = self.rows({"i": "int"})
+        if self.name == "mysql":
+            return f"{rows} STRAIGHT_JOIN {table} j FORCE INDEX ({index}) ON j.{column} = d.i"
+        return f"{rows} JOIN {table} j ON j.{column} = d.i"
+
     def quote(self, name: str) -> str:
         return f"{self.quote_mark}{name}{self.quote_mark}"
 
@@ -67,8 +96,8 @@ class Dialect:
         original = error.orig
         if isinstance(original, sqlite3.Error):
             return getattr(original, "sqlite_errorname", "") or _sqlite_name(str(original))
-        if (state := getattr(original, "sqlstate", None)) is not None:
-            return str(state)
+        if self.name == "postgresql":
+            return str(getattr(original, "sqlstate", None) or "")
         arguments = getattr(original, "args", ())
         return str(arguments[0]) if arguments else ""
 

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection
 
+from dray.codec import sanitize
 from dray.job import Finish, Flag, Lease, Ready, State
 from dray.lifecycle import heed
 from dray.store.tables import REASON, STATE, Tables
@@ -68,9 +69,7 @@ def finish(connection: Connection, tables: Tables, finishes: Sequence[Finish], *
         _put_back(connection, tables, staying)
         accepted |= {one.claim.lease for one in staying}
         ready += [
-            Ready(one.claim.id, one.claim.queue, one.claim.priority)
-            for one in staying
-            if one.change.state is State.READY
+            Ready(one.claim.id, one.claim.queue, one.claim.priority) for one in staying if one.change.state is State.READY
         ]
     if ending:
         ended = _end(connection, tables, ending)
@@ -86,7 +85,11 @@ def finish(connection: Connection, tables: Tables, finishes: Sequence[Finish], *
 
 def _end(connection: Connection, tables: Tables, ending: Sequence[Finish]) -> set[Lease]:
     document = msgspec.json.encode([_ended_row(one) for one in ending]).decode()
-    rows = connection.execute(tables.text(_end_statement(tables)), {"doc": document}) if tables.dialect.name == "postgresql" else None
+    rows = (
+        connection.execute(tables.text(_end_statement(tables)), {"doc": document})
+        if tables.dialect.name == "postgresql"
+        else None
+    )
     if rows is not None:
         return {Lease(row[0], row[1]) for row in rows}
     return _end_in_steps(connection, tables, ending)
@@ -102,7 +105,7 @@ def _end_in_steps(connection: Connection, tables: Tables, ending: Sequence[Finis
     connection.execute(tables.text(_copy_statement(tables)), {"doc": document})
     delete = "DELETE FROM {jobs} WHERE id IN (SELECT d.i FROM {rows})"
     if not tables.dialect.returning:
-        delete = "DELETE j FROM {rows} STRAIGHT_JOIN {jobs} j ON j.id = d.i"
+        delete = "DELETE j FROM {rows} STRAIGHT_JOIN {jobs} j FORCE INDEX (PRIMARY) ON j.id = d.i"
     connection.execute(_with_rows(tables, delete, {"i": "int"}), {"doc": document})
     return {one.claim.lease for one in mine}
 
@@ -123,9 +126,9 @@ def _ended_row(one: Finish) -> dict[str, Any]:
     if change.report is not None:
         row["p"] = change.report.to_json()
     if change.error is not None:
-        row["e"] = change.error
+        row["e"] = sanitize(change.error)
     if change.note is not None:
-        row["n"] = change.note
+        row["n"] = sanitize(change.note)
     return row
 
 
@@ -135,8 +138,10 @@ def _columns(tables: Tables) -> tuple[str, str]:
 
 
 def _end_statement(tables: Tables) -> str:
-    names, _ = _columns(tables)
-    made = ", ".join(f"{_ENDED[name]} AS {name}" if name in _ENDED else f"j.{name}" for name in tables.column_names)
+    # What becomes NULL is left out until the very end: a NULL that passes through a subquery is text to PostgreSQL.
+    kept = [name for name in tables.column_names if _ENDED.get(name) != "NULL"]
+    made = ", ".join(f"{_ENDED[name]} AS {name}" if name in _ENDED else f"j.{name}" for name in kept)
+    names = ", ".join(kept)
     return (
         "WITH d AS MATERIALIZED (SELECT d.*, {now} AS now FROM " + tables.dialect.rows(_FIELDS) + "),"
         " gone AS (DELETE FROM {jobs} j USING d WHERE j.id = d.i AND j.fence = d.f AND j.state = 1"
@@ -172,18 +177,18 @@ def _lock(connection: Connection, tables: Tables, leases: Iterable[Lease]) -> di
         case "postgresql":
             statement = _LOCK + " ORDER BY j.id FOR NO KEY UPDATE OF j"
         case _:
-            statement = _LOCK.replace(" JOIN ", " STRAIGHT_JOIN ") + " FOR UPDATE"
+            by_key = _LOCK.replace(" JOIN ", " STRAIGHT_JOIN ").replace(" ON ", " FORCE INDEX (PRIMARY) ON ")
+            statement = by_key + " FOR UPDATE"
     document = msgspec.json.encode([{"i": lease.id, "f": lease.fence} for lease in leases]).decode()
     rows = connection.execute(_with_rows(tables, statement, {"i": "int", "f": "int"}), {"doc": document})
     return {Lease(row[0], row[1]): row[2] for row in rows}
 
 
-def _heeded(
-    connection: Connection, tables: Tables, staying: Sequence[Finish]
-) -> tuple[list[Finish], list[Finish]]:
+def _heeded(connection: Connection, tables: Tables, staying: Sequence[Finish]) -> tuple[list[Finish], list[Finish]]:
     """The moves that are still ours, changed where an operator has spoken meanwhile; second: those that now end."""
     flags = _lock(connection, tables, [one.claim.lease for one in staying])
-    live, ended = [], []
+    live: list[Finish] = []
+    ended: list[Finish] = []
     for one in staying:
         if one.claim.lease in flags:
             heeded = one._replace(change=heed(one.change, flags[one.claim.lease]))
@@ -222,9 +227,14 @@ def _put_back_row(one: Finish) -> dict[str, Any]:
         "keep": ~int(Flag.SUSPECT),
         "fl": int(Flag.SUSPECT) if change.suspect else 0,
         "p": None if change.report is None else change.report.to_json(),
-        "e": change.error,
-        "n": change.note,
+        "e": _storable(change.error),
+        "n": _storable(change.note),
     }
+
+
+def _storable(text: str | None) -> str | None:
+    # One character that the database refuses would cost the whole batch, now and at each further try.
+    return None if text is None else sanitize(text)
 
 
 # --- side rows ------------------------------------------------------------------------------------------------------------
@@ -240,8 +250,8 @@ def _keep_attempts(connection: Connection, tables: Tables, finishes: Sequence[Fi
             "state": STATE[one.change.state],
             "ended_ago": round(one.ended_ago * 1_000_000),
             "ran": round(one.ran * 1_000_000),
-            "error": one.change.error or one.change.note,
-            "traceback": one.change.traceback,
+            "error": _storable(one.change.error or one.change.note),
+            "traceback": _storable(one.change.traceback),
         }
         for one in finishes
         if one.change.error is not None or one.change.crashed
@@ -273,5 +283,3 @@ def mark_started(connection: Connection, tables: Tables, lease: Lease, ago: floa
     """Write down that user code of this run has been reached, `ago` seconds ago. False: the lease is no longer ours."""
     values = {"i": lease.id, "f": lease.fence, "ago": round(ago * 1_000_000)}
     return connection.execute(tables.text(_MARK), values).rowcount == 1
-
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
@@ -22,6 +23,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.mysql import LONGTEXT
+from sqlalchemy.schema import SchemaItem
 
 from dray.job import NAME_LIMIT, Reason, State
 from dray.store.dialects import Dialect
@@ -48,13 +50,15 @@ REASON = {
 }
 REASON_OF = {code: reason for reason, code in REASON.items()}
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 READY, RUNNING, SCHEDULED, RETRYING, BLOCKED = 0, 1, 2, 3, 4
 SUCCEEDED, FAILED, CANCELLED = 10, 11, 12
 
 ID = BigInteger().with_variant(Integer, "sqlite")  # SQLite gives out rowids only to a column that is called INTEGER
 LONG = Text().with_variant(LONGTEXT, "mysql", "mariadb")
 NAME = String(NAME_LIMIT)
-MYSQL = {
+MYSQL: dict[str, Any] = {
     "mysql_engine": "InnoDB",
     "mysql_charset": "utf8mb4",
     "mysql_collate": "utf8mb4_bin",  # names are compared byte by byte: case counts
@@ -64,6 +68,16 @@ MYSQL = {
     "mariadb_collate": "utf8mb4_bin",
     "mariadb_row_format": "DYNAMIC",
 }
+
+
+def instant(microseconds: object) -> datetime | None:
+    """An aware datetime for a stored instant; None where there is none, or none that a calendar knows."""
+    if not isinstance(microseconds, int):
+        return None
+    try:
+        return EPOCH + timedelta(microseconds=microseconds)
+    except OverflowError:
+        return None
 
 
 def job_columns() -> list[Column[Any]]:
@@ -176,7 +190,7 @@ class Tables:
             sqlite_autoincrement=True,
         )
 
-    def _table(self, name: str, *items: Any, **options: Any) -> Table:
+    def _table(self, name: str, *items: SchemaItem, **options: Any) -> Table:
         return Table(self.prefix + name, self.metadata, *items, **MYSQL, **options)
 
     def _jobs(self) -> Table:
@@ -192,6 +206,8 @@ class Tables:
             self._partial(table, "ready", c.state == READY, c.queue_hash, c.priority, c.ready_at, c.id)
             self._partial(table, "running", c.state == RUNNING, c.worker_id)
             self._partial(table, "due", c.state.in_((SCHEDULED, RETRYING)), c.run_at, c.id)
+            # Few rows of the hot path ever enter it; without it a count of the blocked reads every live row.
+            self._partial(table, "waiting", c.state.in_((SCHEDULED, RETRYING, BLOCKED)), c.state, c.id)
             self._partial(table, "parked", c.reason == REASON[Reason.UNKNOWN_TASK], c.task_hash, c.signature, c.id)
         else:
             Index(f"{prefix}jobs_ready", c.state, c.queue_hash, c.priority, c.ready_at, c.id)
@@ -247,6 +263,4 @@ class Tables:
         """Full names of the tables, by their short ones, as they stand in a statement."""
         quote = self.dialect.quote
         place = f"{quote(self.schema)}." if self.schema else ""
-        return {
-            table.name.removeprefix(self.prefix): f"{place}{quote(table.name)}" for table in self.metadata.tables.values()
-        }
+        return {table.name.removeprefix(self.prefix): f"{place}{quote(table.name)}" for table in self.metadata.tables.values()}

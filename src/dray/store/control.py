@@ -1,0 +1,259 @@
+"""What operators may do to jobs: cancel, hold, release, retry. Every write names the state it expects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+from sqlalchemy import ColumnElement, Connection, Table, insert, literal, null, select, update
+
+from dray.job import Flag, Lease, Reason, State
+from dray.store.tables import (
+    BLOCKED,
+    CANCELLED,
+    FAILED,
+    READY,
+    REASON,
+    RETRYING,
+    RUNNING,
+    SCHEDULED,
+    STATE_OF,
+    SUCCEEDED,
+    Tables,
+)
+
+CHUNK = 1000  # jobs locked and written by one round of statements
+WAITING = (READY, SCHEDULED, RETRYING, BLOCKED)
+LIVE = (*WAITING, RUNNING)
+HELD = REASON[Reason.HELD]
+
+
+class Moved(NamedTuple):
+    """What became of one job that an operator named.
+
+    before    the state it was found in; None: there is no such job
+    after     the state it is in now; None: its state does not allow the move, and nothing was written
+    """
+
+    id: int
+    before: State | None
+    after: State | None
+    queue: str
+    priority: int
+
+
+class _Found(NamedTuple):
+    """A job whose row is locked by this transaction."""
+
+    id: int
+    state: int
+    reason: int | None
+    flags: int
+    queue: str
+    priority: int
+
+    @property
+    def held(self) -> bool:
+        return bool(self.flags & Flag.HELD)
+
+
+Act = Callable[[Sequence[_Found]], Mapping[int, int]]
+
+
+def cancel(connection: Connection, tables: Tables, ids: Sequence[int], note: str | None = "cancelled") -> list[Moved]:
+    """End jobs that wait; ask running ones to end, which they hear at their next checkpoint."""
+    values = _ended(tables, note)
+
+    def act(found: Sequence[_Found]) -> Mapping[int, int]:
+        waiting, running = _ids(found, WAITING), _ids(found, (RUNNING,))
+        _carry(connection, tables, tables.jobs, tables.history, waiting, WAITING, values)
+        flags = tables.jobs.c.flags.bitwise_or(int(Flag.CANCEL))
+        _update(connection, tables, running, (RUNNING,), {"flags": flags})
+        return dict.fromkeys(waiting, CANCELLED) | dict.fromkeys(running, RUNNING)
+
+    return _move(connection, tables, ids, act)
+
+
+def hold(connection: Connection, tables: Tables, ids: Sequence[int], note: str | None = None) -> list[Moved]:
+    """Keep jobs from starting until they are released. One that runs goes on, but is not started again."""
+    said = {} if note is None else {"note": note}
+    flagged = {"flags": tables.jobs.c.flags.bitwise_or(int(Flag.HELD)), **said}
+    stopped = {**flagged, "state": BLOCKED, "reason": HELD, "ready_at": None}
+
+    def act(found: Sequence[_Found]) -> Mapping[int, int]:
+        ready, others = _ids(found, (READY,)), _ids(found, (SCHEDULED, RETRYING, BLOCKED, RUNNING))
+        _update(connection, tables, ready, (READY,), stopped)
+        _update(connection, tables, others, (SCHEDULED, RETRYING, BLOCKED, RUNNING), flagged)
+        return _unmoved(found, LIVE) | dict.fromkeys(ready, BLOCKED)
+
+    return _move(connection, tables, ids, act)
+
+
+def release(connection: Connection, tables: Tables, ids: Sequence[int], note: str | None = None) -> list[Moved]:
+    """Let held jobs go on: those that waited for nothing else are ready now."""
+    cleared: dict[str, Any] = {"flags": tables.jobs.c.flags.bitwise_and(~int(Flag.HELD))}
+    # The note said why it was held, which is over.
+    freed = {**cleared, "state": READY, "reason": None, "ready_at": tables.now(), "note": note}
+
+    def act(found: Sequence[_Found]) -> Mapping[int, int]:
+        stopped = [job.id for job in found if job.state == BLOCKED and job.reason == HELD]
+        flagged = set(_ids((job for job in found if job.held), LIVE)).difference(stopped)
+        _update(connection, tables, stopped, (BLOCKED,), freed)
+        _update(connection, tables, flagged, LIVE, cleared)
+        return _unmoved(found, LIVE) | dict.fromkeys(stopped, READY)
+
+    return _move(connection, tables, ids, act)
+
+
+def retry(connection: Connection, tables: Tables, ids: Sequence[int], *, force: bool = False) -> list[Moved]:
+    """Make jobs ready at once: ended ones start over, waiting ones skip the rest of their wait.
+
+    A succeeded job is run again only with `force`. Of two operators who retry the same job one moves it, and
+    the other finds it live. An ended job keeps its fence, so that whoever held it before still cannot write,
+    and the list of its attempts.
+    """
+    endings = (FAILED, CANCELLED, *([SUCCEEDED] if force else []))
+
+    def act(found: Sequence[_Found]) -> Mapping[int, int]:
+        after = _unmoved(found, (READY,))
+        for held in (False, True):
+            alike = [job for job in found if job.held is held]
+            waiting, ended = _ids(alike, (SCHEDULED, RETRYING)), _ids(alike, endings)
+            ready = _made_ready(tables, held=held)
+            _update(connection, tables, waiting, (SCHEDULED, RETRYING), ready)
+            _carry(connection, tables, tables.history, tables.jobs, ended, endings, _afresh(tables) | ready)
+            after |= dict.fromkeys([*waiting, *ended], BLOCKED if held else READY)
+        return after
+
+    return _move(connection, tables, ids, act)
+
+
+def requested(connection: Connection, tables: Tables, worker_id: int) -> list[tuple[Lease, Flag]]:
+    """The running jobs of a worker that somebody wants held or cancelled; cheap, since workers ask often."""
+    # Literals: SQLite uses a partial index only for a condition that is written out.
+    wanted = int(Flag.HELD | Flag.CANCEL)
+    statement = tables.text(
+        "SELECT id, fence, flags FROM {jobs}"
+        f" WHERE state = {RUNNING} AND worker_id = :w AND (flags & {wanted}) <> 0 ORDER BY id"
+    )
+    rows = connection.execute(statement, {"w": worker_id})
+    return [(Lease(row[0], row[1]), Flag(row[2])) for row in rows]
+
+
+# --- lock, then write ---------------------------------------------------------------------------------------
+
+
+def _move(connection: Connection, tables: Tables, ids: Sequence[int], act: Act) -> list[Moved]:
+    """Lock the jobs, let `act` write and say which it moved to what; tell it in the order asked."""
+    moved: dict[int, Moved] = {}
+    ordered = sorted(set(ids))  # ascending: nobody who locks many rows waits in a circle
+    for start in range(0, len(ordered), CHUNK):
+        found = _find(connection, tables, ordered[start : start + CHUNK])
+        after = act(found)
+        for job in found:
+            now = STATE_OF[after[job.id]] if job.id in after else None
+            moved[job.id] = Moved(job.id, STATE_OF.get(job.state), now, job.queue, job.priority)
+    return [moved.get(id) or Moved(id, None, None, "", 0) for id in ids]
+
+
+def _find(connection: Connection, tables: Tables, ids: Sequence[int]) -> list[_Found]:
+    found: dict[int, _Found] = {}
+    # A job that ends while we wait for its lock is in the history when we look there; one that is put back at
+    # that moment is live again, hence the third look.
+    for place in ("jobs", "history", "jobs"):
+        missing = [id for id in ids if id not in found]
+        if not missing:
+            break
+        statement = tables.dialect.lock_ids(f"{{{place}}}", ", ".join(f"j.{name}" for name in _Found._fields))
+        rows = connection.execute(tables.text(statement), {"doc": document(missing)})
+        found.update((row[0], _Found(*row)) for row in rows)
+    return list(found.values())
+
+
+def document(ids: Iterable[int]) -> str:
+    """Ids as a statement takes them in its parameter `doc`."""
+    return msgspec.json.encode([{"i": id} for id in ids]).decode()
+
+
+def _ids(found: Iterable[_Found], states: Collection[int]) -> list[int]:
+    return [job.id for job in found if job.state in states]
+
+
+def _unmoved(found: Sequence[_Found], states: Collection[int]) -> dict[int, int]:
+    return {job.id: job.state for job in found if job.state in states}
+
+
+def _update(
+    connection: Connection,
+    tables: Tables,
+    ids: Collection[int],
+    states: Collection[int],
+    values: Mapping[str, Any],
+) -> None:
+    if ids:
+        jobs = tables.jobs
+        mine = update(jobs).where(jobs.c.id.in_(sorted(ids)), jobs.c.state.in_(states))
+        for name in ("mysql", "mariadb"):  # which of a small table would rather lock all rows of these states
+            mine = mine.with_hint("FORCE INDEX (PRIMARY)", dialect_name=name)
+        connection.execute(mine.values(**values))
+
+
+def _carry(
+    connection: Connection,
+    tables: Tables,
+    source: Table,
+    target: Table,
+    ids: Collection[int],
+    states: Collection[int],
+    values: Mapping[str, Any],
+) -> None:
+    """Carry locked rows from one table to the other, changing some of their columns."""
+    if not ids:
+        return
+    mine = select(*[_expression(source, column.name, values).label(column.name) for column in source.c])
+    mine = mine.where(source.c.id.in_(sorted(ids)), source.c.state.in_(states))
+    connection.execute(insert(target).from_select([column.name for column in source.c], mine))
+    short = source.name.removeprefix(tables.prefix)
+    expected = f"j.state IN ({', '.join(map(str, states))})"
+    gone = tables.text(tables.dialect.delete_ids(f"{{{short}}}", where=expected))
+    connection.execute(gone, {"doc": document(sorted(ids))})
+
+
+def _expression(source: Table, name: str, values: Mapping[str, Any]) -> ColumnElement[Any]:
+    column = source.c[name]
+    if name not in values:
+        return column
+    value = values[name]
+    if value is None:
+        return null()
+    return value if isinstance(value, ColumnElement) else literal(value, column.type)
+
+
+# --- what a row becomes -------------------------------------------------------------------------------------
+
+
+def _ended(tables: Tables, note: str | None) -> dict[str, Any]:
+    gone = dict.fromkeys(("reason", "ready_at", "group_held", "limit_held"))
+    return {**gone, "state": CANCELLED, "finished_at": tables.now(), "note": note}
+
+
+def _made_ready(tables: Tables, *, held: bool) -> dict[str, Any]:
+    if held:
+        return {"state": BLOCKED, "reason": HELD, "ready_at": None, "run_at": None}
+    return {"state": READY, "reason": None, "ready_at": tables.now(), "run_at": None}
+
+
+def _afresh(tables: Tables) -> dict[str, Any]:
+    """An ended job as if it had never run. Its fence and its last error stay."""
+    times = "claimed_at", "started_at", "finished_at"
+    nothing = ("worker_id", *times, "group_held", "limit_held", "result", "report", "note")
+    flags = tables.history.c.flags.bitwise_and(~int(Flag.CANCEL | Flag.SUSPECT))
+    return {
+        **dict.fromkeys(nothing),
+        "attempt": 0,
+        "crashes": 0,
+        "snoozes": 0,
+        "signature": 0,
+        "flags": flags,
+    }

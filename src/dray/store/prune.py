@@ -1,0 +1,77 @@
+"""Removing what nobody needs any more: ended jobs by state and age, and the rows of workers long gone."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, Select, func, literal_column, select
+
+from dray.errors import BadOption
+from dray.job import State
+from dray.store.control import document
+from dray.store.tables import RUNNING, STATE, Tables
+from dray.store.workers import ALIVE
+
+BATCH = 1000
+
+
+def prune_batch(connection: Connection, tables: Tables, state: State, older_than: float, limit: int = BATCH) -> int:
+    """Delete up to `limit` jobs that ended in this state more than so many seconds ago; gives how many.
+
+    The oldest go first, and all that is kept about them goes too. To be called, each time in a transaction of
+    its own, until it gives 0: so no lock is held for long, whatever there is to delete. Rows that others have
+    locked, because they prune too or retry one of them, are passed over.
+    """
+    history = tables.history
+    old = _old(tables, state, older_than).order_by(history.c.finished_at, history.c.id).limit(limit)
+    ids = sorted(connection.execute(tables.dialect.lock(old)).scalars())
+    if not ids:
+        return 0
+    delete = tables.dialect.delete_ids
+    by_job = f"{tables.prefix}output_job"
+    statements = (
+        delete("{labels}", "job_id"),
+        delete("{attempts}", "job_id"),
+        delete("{output}", "job_id", index=by_job),
+        delete("{history}", where=f"j.state = {STATE[state]}"),
+    )
+    counts = [connection.execute(tables.text(one), {"doc": document(ids)}).rowcount for one in statements]
+    return counts[-1]
+
+
+def count_prunable(connection: Connection, tables: Tables, state: State, older_than: float, cap: int = 10_000) -> int:
+    """How many jobs `prune_batch` would delete in all; counting stops above `cap`."""
+    some = _old(tables, state, older_than).limit(cap + 1).subquery()
+    return connection.execute(select(func.count()).select_from(some)).scalar_one()
+
+
+def prune_workers(connection: Connection, tables: Tables, older_than: float, limit: int = BATCH) -> int:
+    """Delete up to `limit` workers that left or died more than so many seconds ago; gives how many.
+
+    One that still holds a running job stays until that job has been rescued.
+    """
+    workers, jobs = tables.workers, tables.jobs
+    gone = workers.c.state != ALIVE
+    last_seen = func.coalesce(workers.c.ended_at, workers.c.beat_at)
+    holds = (
+        # A literal, or SQLite does not use its partial index.
+        select(jobs.c.id).where(jobs.c.state == literal_column(str(RUNNING)), jobs.c.worker_id == workers.c.id).exists()
+    )
+    old = select(workers.c.id).where(gone, last_seen < tables.now() - _microseconds(older_than), ~holds)
+    # Looked up first: a DELETE that searches would lock the rows of the living too, and make their beats
+    # wait.
+    ids = sorted(connection.execute(old.order_by(workers.c.id).limit(limit)).scalars())
+    if not ids:
+        return 0
+    statement = tables.dialect.delete_ids("{workers}", where=f"j.state <> {ALIVE}")
+    return connection.execute(tables.text(statement), {"doc": document(ids)}).rowcount
+
+
+def _old(tables: Tables, state: State, older_than: float) -> Select[tuple[int]]:
+    if not state.ended:
+        raise BadOption(f"only ended jobs can be pruned; {state} is not an end")
+    history = tables.history
+    before = tables.now() - _microseconds(older_than)
+    return select(history.c.id).where(history.c.state == STATE[state], history.c.finished_at < before)
+
+
+def _microseconds(seconds: float) -> int:
+    return round(seconds * 1_000_000)

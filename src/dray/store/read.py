@@ -1,0 +1,375 @@
+"""What people look at: one job, lists, counts.
+
+Live and ended jobs are read in one statement, so that none is seen twice or missed while it moves from one
+table to the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    Table,
+    TextClause,
+    column,
+    func,
+    literal_column,
+    select,
+    text,
+    union_all,
+)
+
+from dray.errors import CodecError
+from dray.job import Flag, JobRow, State, name_hash
+from dray.report import Report
+from dray.store.claim import LANES_OF
+from dray.store.filters import Filter as Filter
+from dray.store.tables import EPOCH, REASON, REASON_OF, RUNNING, STATE, STATE_OF, Tables, instant
+
+CAP = 10_000  # counting stops above it, so that a page costs the same whatever the backlog
+FEW = 50_000  # so many rows of one state can still be gathered from the index and sorted
+SLACK = 60_000_000  # microseconds: ids and creation times are in the same order but for clocks that were set
+
+_COLUMNS = tuple("job_key" if field.name == "key" else field.name for field in fields(JobRow))
+_LIVE = tuple(state for state in State if not state.ended)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueCount:
+    """What is in a queue.
+
+    ready     counted up to the cap plus one
+    oldest    seconds since its longest ready job became so
+    """
+
+    queue: str
+    ready: int
+    running: int
+    oldest: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptRow:
+    """One attempt that went wrong; `state` is what the job became by it."""
+
+    job_id: int
+    fence: int
+    attempt: int
+    state: State | None
+    worker_id: int | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    error: str | None
+    traceback: str | None
+
+
+# --- jobs ---------------------------------------------------------------------------------------------------
+
+
+def job(connection: Connection, tables: Tables, id: int) -> JobRow | None:
+    """One job, live or ended; None when there is none of this id."""
+    parts = [_shown(table, ended).where(table.c.id == id) for table, ended in _places(tables)]
+    row = connection.execute(union_all(*parts)).first()
+    return None if row is None else _job_row(row)
+
+
+def jobs(connection: Connection, tables: Tables, wanted: Filter, *, limit: int = 50, before: int | None = None) -> list[JobRow]:
+    """The jobs a filter lets through, the newest first; `before` is the last id of the page before."""
+    low, before = _bounds(connection, tables, wanted, before)
+    parts = []
+    for table, ended, conditions in _searches(connection, tables, wanted):
+        narrow = select(table.c.id).where(table.c.id >= low, *conditions)
+        if before is not None:
+            narrow = narrow.where(table.c.id < before)
+        # Only ids are sorted; the wide rows are fetched for those that are shown.
+        newest = narrow.order_by(table.c.id.desc()).limit(limit).subquery()
+        parts.append(_shown(table, ended).join_from(table, newest, newest.c.id == table.c.id))
+    if not parts:
+        return []
+    query = union_all(*parts).order_by(column("id").desc()).limit(limit)
+    return [_job_row(row) for row in connection.execute(query)]
+
+
+def _places(tables: Tables) -> tuple[tuple[Table, bool], tuple[Table, bool]]:
+    return (tables.jobs, False), (tables.history, True)
+
+
+def _shown(table: Table, ended: bool) -> Select[Any]:
+    return select(*[table.c[name] for name in _COLUMNS], literal_column(str(int(ended))).label("ended"))
+
+
+Search = tuple[Table, bool, list[ColumnElement[bool] | TextClause]]
+
+
+def _searches(connection: Connection, tables: Tables, wanted: Filter) -> list[Search]:
+    """Where to look and for what: the two tables, or each state that was named on its own."""
+    states = wanted.possible_states()
+    if states is None:
+        return [(table, ended, _conditions(tables, table, wanted)) for table, ended in _places(tables)]
+    found: list[Search] = []
+    for state in State:
+        if state in states:
+            table = tables.history if state.ended else tables.jobs
+            by_index = not wanted.selective and _is_few(connection, table, state)
+            found.append((table, state.ended, [_is(state, by_index), *_conditions(tables, table, wanted)]))
+    return found
+
+
+def _is(state: State, by_index: bool = True) -> TextClause:
+    """The condition for a state, written out: a partial index needs the very words it was made with.
+
+    Not by index: of a state that millions are in, the newest are found by walking back along the ids; an
+    index would gather them all first.
+    """
+    code = STATE[state]
+    if not by_index:
+        return text(f"state + 0 = {code}")
+    waiting = state in (State.SCHEDULED, State.RETRYING, State.BLOCKED)
+    return text(f"state IN (2, 3, 4) AND state = {code}" if waiting else f"state = {code}")
+
+
+def _is_few(connection: Connection, table: Table, state: State) -> bool:
+    if state is State.RUNNING:
+        return True  # never more than the workers have room for
+    count: int = connection.execute(_capped(table, state, FEW)).scalar_one()
+    return count <= FEW
+
+
+def _conditions(tables: Tables, table: Table, wanted: Filter) -> list[ColumnElement[bool] | TextClause]:
+    conditions: list[ColumnElement[bool] | TextClause] = []
+    for name in ("queue", "task", "key"):
+        value = getattr(wanted, name)
+        if value is not None:
+            text_column = table.c["job_key" if name == "key" else name]
+            # By the exact name (C50): the hash finds it, the name itself has the last word.
+            conditions += [table.c[f"{name}_hash"] == name_hash(value), text_column == value]
+    if wanted.owner is not None:
+        conditions.append(table.c.owner == wanted.owner)
+    if wanted.worker_id is not None:
+        conditions.append(table.c.worker_id == wanted.worker_id)
+        if table is tables.jobs:
+            conditions.append(_is(State.RUNNING))  # only running jobs have a worker, and they have an index
+    if wanted.reason is not None:
+        conditions.append(table.c.reason == REASON[wanted.reason])
+    if wanted.label is not None:
+        conditions.append(table.c.id.in_(_labelled(tables, *wanted.label)))
+    if wanted.since is not None:
+        conditions.append(table.c.created_at >= _microseconds(wanted.since))
+    if wanted.until is not None:
+        conditions.append(table.c.created_at < _microseconds(wanted.until))
+    return conditions
+
+
+def _labelled(tables: Tables, name: str, value: str) -> Select[Any]:
+    labels = tables.labels
+    exact = labels.c.name == name, labels.c.value == value
+    return select(labels.c.job_id).where(labels.c.label_hash == name_hash(f"{name}={value}"), *exact)
+
+
+def _bounds(connection: Connection, tables: Tables, wanted: Filter, before: int | None) -> tuple[int, int | None]:
+    """The ids between which a filter by time has to look."""
+    low = 0
+    if wanted.since is not None:
+        low = _first_id_since(connection, tables, _microseconds(wanted.since) - SLACK)
+    if wanted.until is not None:
+        end = _first_id_since(connection, tables, _microseconds(wanted.until) + SLACK)
+        before = end if before is None else min(before, end)
+    return low, before
+
+
+def _first_id_since(connection: Connection, tables: Tables, moment: int) -> int:
+    """The id from which on jobs were created at this moment or later: a bisection, two dozen probes."""
+    newest = union_all(*[select(func.max(table.c.id).label("id")) for table, _ in _places(tables)]).subquery()
+    low, high = 0, (connection.execute(select(func.max(newest.c.id))).scalar() or 0) + 1
+    while low < high:
+        middle = (low + high) // 2
+        nearest = [
+            select(table.c.id, table.c.created_at).where(table.c.id >= middle).order_by(table.c.id).limit(1).subquery()
+            for table, _ in _places(tables)
+        ]
+        query = union_all(*[select(one) for one in nearest]).order_by(column("id")).limit(1)
+        row = connection.execute(query).first()
+        if row is None or row.created_at >= moment:
+            high = middle
+        else:
+            low = row.id + 1
+    return low
+
+
+def _microseconds(moment: datetime) -> int:
+    since = moment - EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+# --- rows for people ----------------------------------------------------------------------------------------
+
+
+def _job_row(row: Row[Any]) -> JobRow:
+    """A row as it can be shown: its note tells what is broken in it, and the rest of a list is there."""
+    values = {"key" if name == "job_key" else name: getattr(row, name) for name in _COLUMNS}
+    faults: list[str] = []
+    state = STATE_OF.get(row.state)
+    if state is None:
+        state = State.FAILED if row.ended else State.BLOCKED
+        faults.append(f"the stored state {row.state!r} is unknown")
+    report = None
+    if row.report is not None:
+        try:
+            report = Report.from_json(row.report)
+        except (CodecError, RecursionError) as error:
+            faults.append(str(error))
+    for name in ("run_at", "ready_at", "claimed_at", "started_at", "finished_at"):
+        values[name] = instant(values[name])
+    values |= {
+        "state": state,
+        "reason": REASON_OF.get(row.reason),
+        "flags": Flag(row.flags),
+        "created_at": instant(row.created_at) or EPOCH,
+        "report": report,
+        "note": "; ".join([*faults, *([row.note] if row.note else [])]) or None,
+    }
+    return JobRow(**values)
+
+
+def attempts(connection: Connection, tables: Tables, id: int) -> list[AttemptRow]:
+    """The attempts of a job that went wrong, the first one first."""
+    table = tables.attempts
+    query = select(table).where(table.c.job_id == id).order_by(table.c.fence)
+    return [
+        AttemptRow(
+            job_id=row.job_id,
+            fence=row.fence,
+            attempt=row.attempt,
+            state=STATE_OF.get(row.state),
+            worker_id=row.worker_id,
+            started_at=instant(row.started_at),
+            finished_at=instant(row.finished_at),
+            error=row.error,
+            traceback=row.traceback,
+        )
+        for row in connection.execute(query)
+    ]
+
+
+def labels(connection: Connection, tables: Tables, ids: Iterable[int]) -> dict[int, dict[str, str]]:
+    """The labels of jobs, in the order of their names; a job without labels has none."""
+    found: dict[int, dict[str, str]] = {id: {} for id in ids}
+    table, ordered = tables.labels, sorted(found)
+    for start in range(0, len(ordered), 1000):
+        query = select(table.c.job_id, table.c.name, table.c.value)
+        mine = table.c.job_id.in_(ordered[start : start + 1000])
+        for row in connection.execute(query.where(mine).order_by(table.c.job_id, table.c.name)):
+            found[row.job_id][row.name] = row.value
+    return found
+
+
+# --- counts -------------------------------------------------------------------------------------------------
+
+
+def counts(connection: Connection, tables: Tables, cap: int = CAP) -> dict[State, int]:
+    """How many jobs are in each state; `cap + 1` stands for more than `cap`."""
+    parts = []
+    for state in State:
+        some = _capped(tables.history if state.ended else tables.jobs, state, cap).scalar_subquery()
+        parts.append(select(literal_column(str(STATE[state])).label("code"), some.label("number")))
+    return {STATE_OF[row.code]: row.number for row in connection.execute(union_all(*parts))}
+
+
+def _capped(table: Table, state: State, cap: int) -> Select[Any]:
+    some = select(literal_column("1").label("one")).select_from(table).where(_is(state)).limit(cap + 1).subquery()
+    return select(func.count()).select_from(some)
+
+
+# The lanes are few and known; each costs one look at the head of its part of the index.
+_HEADS = (
+    "SELECT o.queue, o.queue_hash, {now} - o.ready_at AS age FROM (SELECT (SELECT j.id FROM {jobs} j"
+    " WHERE j.state = 0 AND j.queue_hash = d.q AND j.priority = d.p ORDER BY j.ready_at, j.id LIMIT 1) AS id"
+    " FROM {rows}) AS n JOIN {jobs} o ON o.id = n.id"
+)
+_READY = "SELECT COUNT(*) FROM (SELECT 1 FROM {jobs} WHERE state = 0 AND queue_hash = :q LIMIT :n) AS s"
+_RUNNING = f"SELECT queue, COUNT(*) AS number FROM {{jobs}} WHERE state = {RUNNING} GROUP BY queue"
+
+
+def queues(connection: Connection, tables: Tables, cap: int = CAP) -> list[QueueCount]:
+    """The queues that have ready or running jobs, by name.
+
+    Costs one probe for each queue and priority in use, and a look at the rows that run; how many wait makes
+    no difference above the cap.
+    """
+    lanes = connection.execute(tables.text(LANES_OF[tables.dialect.name])).all()
+    document = msgspec.json.encode([{"q": row[0], "p": row[1]} for row in lanes]).decode()
+    heads = tables.text(_HEADS.replace("{rows}", tables.dialect.rows({"q": "int", "p": "int"})))
+    oldest: dict[str, float] = {}
+    ready: dict[str, int] = {}
+    for row in connection.execute(heads, {"doc": document}).all():
+        oldest[row.queue] = max(oldest.get(row.queue, 0.0), row.age / 1_000_000)
+        if row.queue not in ready:
+            values = {"q": row.queue_hash, "n": cap + 1}
+            ready[row.queue] = connection.execute(tables.text(_READY), values).scalar_one()
+    running = {row.queue: row.number for row in connection.execute(tables.text(_RUNNING))}
+    return [
+        QueueCount(queue=name, ready=ready.get(name, 0), running=running.get(name, 0), oldest=oldest.get(name))
+        for name in sorted({*ready, *running})
+    ]
+
+
+# --- keys ---------------------------------------------------------------------------------------------------
+
+
+def unfinished_keys(
+    connection: Connection,
+    tables: Tables,
+    keys: Sequence[str] | None = None,
+    *,
+    include_running: bool = True,
+    include_failed: bool = True,
+    limit: int = 1000,
+    after: str | None = None,
+) -> list[str]:
+    """Which of these keys, or without `keys` which keys at all, belong to jobs that are not finished (S2.25).
+
+    A job that failed for good counts as unfinished, because what it was to do has not been done;
+    `include_failed=False` leaves only live jobs. A succeeded or cancelled one is finished.
+
+    Given keys come back in their order, each once. Without them there are at most `limit`, in an order of
+    their own; the last one, as `after`, asks for the next page.
+    """
+    sources = _unfinished(tables, include_running, include_failed)
+    if keys is None:
+        return _all_keys(connection, sources, limit, after)
+    found: set[str] = set()
+    distinct = list(dict.fromkeys(keys))
+    for start in range(0, len(distinct), 1000):
+        some = distinct[start : start + 1000]
+        hashes = [name_hash(key) for key in some]
+        parts = [query.where(table.c.key_hash.in_(hashes)) for table, query in sources]
+        found.update(row.job_key for row in connection.execute(union_all(*parts)))
+    return [key for key in distinct if key in found]
+
+
+def _unfinished(tables: Tables, include_running: bool, include_failed: bool) -> list[tuple[Table, Select[Any]]]:
+    live, ended = tables.jobs, tables.history
+    query = select(live.c.key_hash, live.c.job_key).distinct().where(live.c.key_hash.is_not(None))
+    found = [(live, query if include_running else query.where(live.c.state != RUNNING))]
+    if include_failed:
+        failed = select(ended.c.key_hash, ended.c.job_key).distinct().where(_is(State.FAILED))
+        found.append((ended, failed.where(ended.c.key_hash.is_not(None))))
+    return found
+
+
+def _all_keys(connection: Connection, sources: Sequence[tuple[Table, Select[Any]]], limit: int, after: str | None) -> list[str]:
+    parts = []
+    for table, query in sources:
+        if after is not None:
+            query = query.where(table.c.key_hash > name_hash(after))
+        parts.append(select(query.order_by(table.c.key_hash).limit(limit).subquery()))
+    rows = connection.execute(union_all(*parts).order_by(column("key_hash")))
+    return list(dict.fromkeys(row.job_key for row in rows))[:limit]
