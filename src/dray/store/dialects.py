@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Select
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 
 def host_clock() -> int:
@@ -107,7 +107,10 @@ class Dialect:
 
     def is_away(self, error: DBAPIError) -> bool:
         """The connection is gone or cannot be made."""
-        return error.connection_invalidated or self.code(error) in self.away
+        if error.connection_invalidated or self.code(error) in self.away:
+            return True
+        # libpq gives no code to a connection that it could not make.
+        return isinstance(error, OperationalError) and self.name == "postgresql" and not self.code(error)
 
     def is_no_table(self, error: DBAPIError) -> bool:
         code = self.code(error)
