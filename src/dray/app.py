@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import functools
-import inspect
-import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from contextvars import ContextVar, Token
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
 from dray.codec import Codec
-from dray.errors import BadArguments, BadOption
+from dray.errors import BadOption
 from dray.handle import Job
-from dray.job import DEFAULT_PRIORITY, Added, NewJob, Options
-from dray.lifecycle import RetryLike
+from dray.job import Added, NewJob, Options
 from dray.runner import Runner
+from dray.sender import AppSender, Bound, FunctionTask, Using, changed
 from dray.settings import Settings, load
 from dray.store import open_store
-from dray.task import Definition, Registry, Task
+from dray.task import Definition, Registry, Task, TaskOptions
 
 if TYPE_CHECKING:
     from dray.store.sql import SqlStore
@@ -30,71 +27,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T", bound=type[Task])
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Bound:
-    """A task with checked arguments and options: everything but the insert."""
-
-    app: Dray
-    job: NewJob
-    before_enqueue: Callable[[], None] | None = None
-
-    def enqueue(self) -> Job:
-        """Insert it, and give the job."""
-        return self.app.enqueue_many([self])[0]
-
-    async def aenqueue(self) -> Job:
-        """Insert it without blocking the event loop, and give the job."""
-        return (await self.app.aenqueue_many([self]))[0]
-
-
-class Sender(Generic[P]):
-    """A task together with options: what `using(...)` gives."""
-
-    def __init__(self, app: Dray, definition: Definition, options: Options) -> None:
-        self._app, self._definition, self._options = app, definition, options
-
-    def using(self, **options: Any) -> Sender[P]:
-        """The same with these options changed; see `dray.job.Options` for all there are."""
-        return Sender(self._app, self._definition, _changed(self._options, options))
-
-    def bind(self, *args: P.args, **kwargs: P.kwargs) -> Bound:
-        """Check the arguments against the signature and make a job of them, without inserting it.
-
-        Raises BadArguments when the call does not fit, and CodecError when a value cannot be stored: here, in the producer.
-        """
-        return self._app._bound(self._definition, self._options, args, kwargs)
-
-    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job:
-        """Insert a job that will call the task with these arguments (S2.21)."""
-        return self.bind(*args, **kwargs).enqueue()
-
-    async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job:
-        """The same without blocking the event loop."""
-        return await self.bind(*args, **kwargs).aenqueue()
-
-
-class FunctionTask(Sender[P], Generic[P, R]):
-    """A decorated function: still an ordinary function, which can also be enqueued."""
-
-    def __init__(self, app: Dray, definition: Definition, function: Callable[P, R]) -> None:
-        super().__init__(app, definition, Options())
-        self._function = function
-        functools.update_wrapper(self, function)
-        if sys.version_info >= (3, 12) and inspect.iscoroutinefunction(function):
-            inspect.markcoroutinefunction(self)
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        return self._function(*args, **kwargs)
-
-    @property
-    def task(self) -> Definition:
-        """What is registered under this task's name."""
-        return self._definition
-
-    def __repr__(self) -> str:
-        return f"<task {self._definition.name}>"
 
 
 class Dray:
@@ -113,9 +45,7 @@ class Dray:
         send_invoice.enqueue(7)
     """
 
-    def __init__(
-        self, database_url: str | None = None, *, clock: Callable[[], int] | None = None, **settings: Any
-    ) -> None:
+    def __init__(self, database_url: str | None = None, *, clock: Callable[[], int] | None = None, **settings: Any) -> None:
         given = settings if database_url is None else {"database_url": database_url, **settings}
         self.settings: Settings = load(given)
         self.codec = Codec(max_bytes=self.settings.max_args)
@@ -130,19 +60,12 @@ class Dray:
     # --- tasks ----------------------------------------------------------------------------------------------------------
 
     @overload
+    def task(self, target: T, /) -> T: ...
+    @overload
     def task(self, target: Callable[P, R], /) -> FunctionTask[P, R]: ...
     @overload
-    def task(
-        self,
-        *,
-        name: str | None = None,
-        queue: str = "default",
-        priority: int = DEFAULT_PRIORITY,
-        retry: RetryLike | None = None,
-        on_crash: str = "retry",
-        aliases: Sequence[str] = (),
-    ) -> TaskDecorator: ...
-    def task(self, target: Any = None, /, **options: Any) -> Any:
+    def task(self, target: None = None, /, **options: Unpack[TaskOptions]) -> TaskDecorator: ...
+    def task(self, target: Any = None, /, **options: Unpack[TaskOptions]) -> Any:
         """Register a function or a subclass of `Task`, with what is true of all its jobs.
 
         name        under which it is stored; the function's own name if not given. Keep it when the code moves
@@ -157,28 +80,17 @@ class Dray:
         decorator = TaskDecorator(self, options)
         return decorator if target is None else decorator(target)
 
-    def _register(
-        self,
-        target: Any,
-        *,
-        name: str | None = None,
-        queue: str = "default",
-        priority: int = DEFAULT_PRIORITY,
-        retry: RetryLike | None = None,
-        on_crash: str = "retry",
-        aliases: Sequence[str] = (),
-    ) -> Any:
-        definition = self.registry.add(
-            target, name=name, queue=queue, priority=priority, retry=retry, on_crash=on_crash, aliases=aliases
-        )
+    def register(self, target: Any, options: TaskOptions) -> Any:
+        """What `task` does, without decorator's syntax: gives a class as it is, a function as a task."""
+        definition = self.registry.add(target, options)
         self.codec.register_from(target)
         return target if definition.is_class else FunctionTask(self, definition, target)
 
     # --- enqueue --------------------------------------------------------------------------------------------------------
 
-    def using(self, **options: Any) -> AppSender:
+    def using(self, **options: Unpack[Using]) -> AppSender:
         """Options for class tasks and for tasks by name: `app.using(priority=10).enqueue(CreateQuote(order_id=7))`."""
-        return AppSender(self, _changed(Options(), options))
+        return AppSender(self, changed(Options(), options))
 
     def enqueue(self, task: Task | Bound | str, /, *args: Any, **kwargs: Any) -> Job:
         """Insert a job: of a class task's instance, of what `bind` gave, or of a task's name with its arguments.
@@ -263,16 +175,14 @@ class Dray:
 
     # --- from a call to a row -------------------------------------------------------------------------------------------
 
-    def _bound(
-        self, definition: Definition, options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> Bound:
+    def bound(self, definition: Definition, options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Bound:
         definition.bind(args, kwargs)
         return Bound(self, self._new_job(definition, options, self.codec.encode_call(args, kwargs)))
 
-    def _bound_instance(self, instance: Task, options: Options) -> Bound:
+    def bound_instance(self, instance: Task, options: Options) -> Bound:
         definition = self.registry.get(self._name_of(type(instance)))
         instance.validate()  # fields may have been changed since it was made
-        fields = {field.name: getattr(instance, field.name) for field in dataclasses.fields(instance) if field.init}  # type: ignore[arg-type]
+        fields = {field.name: getattr(instance, field.name) for field in dataclasses.fields(instance) if field.init}
         job = self._new_job(definition, options, self.codec.encode_call((), fields))
         return Bound(self, job, instance.before_enqueue)
 
@@ -299,7 +209,7 @@ class Dray:
         )
 
     def _all_bound(self, calls: Iterable[Bound | Task]) -> list[Bound]:
-        bound = [one if isinstance(one, Bound) else self._bound_instance(one, Options()) for one in calls]
+        bound = [one if isinstance(one, Bound) else self.bound_instance(one, Options()) for one in calls]
         for one in bound:
             if one.app is not self:
                 raise BadOption(f"{one.job.task!r} belongs to another app")
@@ -314,39 +224,10 @@ class Dray:
         return self.store.add_within(target, [one.job for one in bound])
 
 
-class AppSender:
-    """Options for tasks that are named in the call: classes, bound calls, and tasks by name."""
-
-    def __init__(self, app: Dray, options: Options) -> None:
-        self._app, self._options = app, options
-
-    def using(self, **options: Any) -> AppSender:
-        """The same with these options changed."""
-        return AppSender(self._app, _changed(self._options, options))
-
-    def bind(self, task: Task | str, /, *args: Any, **kwargs: Any) -> Bound:
-        """Check the call and make a job of it, without inserting it."""
-        if isinstance(task, Task):
-            if args or kwargs:
-                raise BadArguments(type(task).__name__, "an instance carries its arguments itself; give no others")
-            return self._app._bound_instance(task, self._options)
-        if not isinstance(task, str):
-            raise BadOption(f"enqueue takes a task's instance, name or bound call, not {task!r}")
-        return self._app._bound(self._app.registry.get(task), self._options, args, kwargs)
-
-    def enqueue(self, task: Task | Bound | str, /, *args: Any, **kwargs: Any) -> Job:
-        """Insert a job with these options."""
-        return (task if isinstance(task, Bound) else self.bind(task, *args, **kwargs)).enqueue()
-
-    async def aenqueue(self, task: Task | Bound | str, /, *args: Any, **kwargs: Any) -> Job:
-        """The same without blocking the event loop."""
-        return await (task if isinstance(task, Bound) else self.bind(task, *args, **kwargs)).aenqueue()
-
-
 class TaskDecorator:
     """What `app.task(...)` gives: registers a function or a class."""
 
-    def __init__(self, app: Dray, options: Mapping[str, Any]) -> None:
+    def __init__(self, app: Dray, options: TaskOptions) -> None:
         self._app, self._options = app, options
 
     @overload
@@ -354,7 +235,7 @@ class TaskDecorator:
     @overload
     def __call__(self, target: Callable[P, R], /) -> FunctionTask[P, R]: ...
     def __call__(self, target: Any, /) -> Any:
-        return self._app._register(target, **self._options)
+        return self._app.register(target, self._options)
 
 
 class Transaction(AbstractContextManager[None], AbstractAsyncContextManager[None]):
@@ -367,9 +248,6 @@ class Transaction(AbstractContextManager[None], AbstractAsyncContextManager[None
     def __enter__(self) -> None:
         if _is_async(self._target):
             raise BadOption("use `async with app.transaction(...)` for an async session or connection")
-        self._enter()
-
-    def _enter(self) -> None:
         self._app.store.ensure()  # now, not in the middle of the caller's transaction
         self._token = self._app._transaction.set(self._target)
 
@@ -388,14 +266,6 @@ class Transaction(AbstractContextManager[None], AbstractAsyncContextManager[None
 def _is_async(target: Any) -> bool:
     """Whether this is an AsyncSession or AsyncConnection: those have `run_sync`, and their sync twins have not."""
     return hasattr(target, "run_sync")
-
-
-def _changed(options: Options, changes: Mapping[str, Any]) -> Options:
-    names = [field.name for field in dataclasses.fields(Options)]
-    for name in changes:
-        if name not in names:
-            raise BadOption(f"there is no option {name!r}; the options are {', '.join(names)}")
-    return dataclasses.replace(options, **changes)
 
 
 def _microseconds(instant: datetime) -> int:

@@ -26,8 +26,8 @@ class App(Protocol):
 class Job:
     """One durable call of a task.
 
-        job = send_invoice.enqueue(7)
-        job.wait(timeout=10).result
+    job = send_invoice.enqueue(7)
+    job.wait(timeout=10).result
     """
 
     def __init__(self, app: App, job_id: int, *, state: State | None = None, task: str | None = None) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntFlag, StrEnum
@@ -130,6 +131,16 @@ class Options:
             check_name(f"label {name}", value)
         if self.max_attempts is not None and self.max_attempts < 1:
             raise BadOption(f"max_attempts must be at least 1, got {self.max_attempts}")
+
+
+def check_known(what: str, options: Iterable[str], known: Iterable[str]) -> None:
+    """Raise BadOption for an option that does not exist."""
+    names = list(known)
+    for name in options:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names)}"
+            raise BadOption(f"there is no {what} option {name!r}; {hint}")
 
 
 def check_name(what: str, value: object) -> None:

@@ -21,7 +21,7 @@ LIVE_UNTIL = 0.9  # of the TTL: beyond it others may soon take over, and what ru
 REFUSED_FOR = 2.0  # seconds a refusal proves that the database is away for everybody
 
 
-class Lease:
+class WorkerLease:
     """What entitles this process to hold jobs: a row that somebody keeps moving.
 
     ttl     seconds after which others give up on a worker whose row stands still
@@ -142,5 +142,3 @@ class Lease:
                 events.emit("store.refused", worker_id=self.worker_id, why=rest)
             case "l":
                 self._on_lost()
-
-

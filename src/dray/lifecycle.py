@@ -139,9 +139,7 @@ class Retry:
         return cls(attempts=2, wait=_Listed((after,)))
 
     @classmethod
-    def exponential(
-        cls, first: float = 60.0, cap: float = 960.0, attempts: int | None = None, jitter: float = 0.0
-    ) -> Retry:
+    def exponential(cls, first: float = 60.0, cap: float = 960.0, attempts: int | None = None, jitter: float = 0.0) -> Retry:
         """Twice as long after each failure, `first` to `cap` seconds (S2.49)."""
         return cls(attempts=attempts, wait=_Exponential(first, cap), jitter=jitter)
 
@@ -196,9 +194,7 @@ class Judged(Protocol):
     def flags(self) -> int: ...
 
 
-def decide(
-    job: Judged, outcome: Outcome, retry: Retry = DEFAULT_RETRY, chance: Callable[[], float] = random.random
-) -> Change:
+def decide(job: Judged, outcome: Outcome, retry: Retry = DEFAULT_RETRY, chance: Callable[[], float] = random.random) -> Change:
     """Decide what becomes of a job that has just been run. No clock and no database: delays, not instants."""
     match outcome:
         case Done():
@@ -208,9 +204,7 @@ def decide(
         case Failed():
             return _failed(job, outcome, retry, chance)
         case Snoozed():
-            return Change(
-                state=State.SCHEDULED, delay=outcome.delay, counted=False, snoozed=True, note=outcome.why
-            )
+            return Change(state=State.SCHEDULED, delay=outcome.delay, counted=False, snoozed=True, note=outcome.why)
         case Parked():
             return Change(
                 state=State.BLOCKED,

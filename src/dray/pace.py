@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 
 AHEAD = 0.1  # seconds of work that are fetched ahead
-FLUSH_AFTER = 0.005  # seconds an outcome waits for others before it is written
+FLUSH_AFTER = (0.005, 0.05)  # seconds an outcome waits for others before it is written: at least, at most
 FLUSH_AT = 200  # outcomes that are written at once
 STALE_AFTER = 2.0  # seconds a fetched job waits for a slot before others may have it
 FIRST_POLL, LAST_POLL = 0.02, 1.0  # seconds between looks of an idle worker: soon at first, then more seldom
@@ -25,6 +25,7 @@ class Pace:
     most: int  # jobs fetched ahead at most
     rate: float = 0.0  # jobs finished per second, a moving average
     poll: float = FIRST_POLL
+    flush_after: float = FLUSH_AFTER[0]
     _counted: int = 0
     _since: float | None = None
 
@@ -39,6 +40,14 @@ class Pace:
             # Quick to believe in slowness: what was fetched for a speed that is gone waits for nothing.
             self.rate = latest if latest < self.rate else (self.rate + latest) / 2
             self._counted, self._since = 0, now
+
+    def wrote(self, seconds: float) -> None:
+        """Take note of what a write cost: half of the time at most goes into writing."""
+        self.flush_after = min(max(seconds, FLUSH_AFTER[0]), FLUSH_AFTER[1])
+
+    def is_flush_due(self, count: int, age: float) -> bool:
+        """Whether so many outcomes, the oldest of this age in seconds, are written now."""
+        return count >= FLUSH_AT or age >= self.flush_after
 
     def idle(self) -> None:
         """Nothing runs: time that passes now says nothing about speed."""

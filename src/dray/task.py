@@ -6,17 +6,18 @@ import dataclasses
 import difflib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, dataclass_transform
+from typing import Any, TypedDict, dataclass_transform
 
 from dray.context import Context
 from dray.errors import BadArguments, BadOption, TaskError, UnknownTask
-from dray.job import DEFAULT_PRIORITY, Flag, check_name, check_priority, name_hash
+from dray.job import DEFAULT_PRIORITY, Flag, check_known, check_name, check_priority, name_hash
 from dray.lifecycle import DEFAULT_RETRY, Retry, RetryLike
 
 ON_CRASH = ("retry", "fail")
 
 
 @dataclass_transform(kw_only_default=True)
+@dataclasses.dataclass(kw_only=True)
 class Task:
     """A task with typed fields: subclass it, annotate the fields, write `run`, and decorate the class with `@app.task` (S0.12).
 
@@ -50,6 +51,17 @@ class Task:
         raise NotImplementedError(f"{type(self).__name__} has no run method")
 
 
+class TaskOptions(TypedDict, total=False):
+    """The options of `@app.task(...)`, as keywords."""
+
+    name: str | None
+    queue: str
+    priority: int
+    retry: RetryLike | None
+    on_crash: str
+    aliases: Sequence[str]
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Defaults:
     """What a task says of all its jobs; an enqueue may say otherwise."""
@@ -64,6 +76,17 @@ class Defaults:
         check_priority(self.priority)
         if self.on_crash not in ON_CRASH:
             raise BadOption(f"on_crash must be one of {', '.join(ON_CRASH)}, got {self.on_crash!r}")
+
+    @classmethod
+    def of(cls, options: TaskOptions) -> Defaults:
+        """The defaults a task was registered with."""
+        retry = options.get("retry")
+        return cls(
+            queue=options.get("queue", "default"),
+            priority=options.get("priority", DEFAULT_PRIORITY),
+            retry=DEFAULT_RETRY if retry is None else Retry.of(retry),
+            on_crash=options.get("on_crash", "retry"),
+        )
 
     @property
     def flags(self) -> Flag:
@@ -82,9 +105,10 @@ class Definition:
         self.aliases = tuple(aliases)
         self.signature = _signature(target)
         self.signature_number = name_hash(_shape(self.signature)) or 1
-        self.is_class = inspect.isclass(target)
-        self.is_async = inspect.iscoroutinefunction(target.run if self.is_class else target)  # type: ignore[union-attr]
-        self._wants_context = self.is_class and len(inspect.signature(target.run).parameters) > 1  # type: ignore[union-attr]
+        self.is_class = isinstance(target, type)
+        body = target.run if isinstance(target, type) and issubclass(target, Task) else target
+        self.is_async = inspect.iscoroutinefunction(body)
+        self._wants_context = self.is_class and len(inspect.signature(body).parameters) > 1
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Raise BadArguments unless a call with these arguments would fit; nothing is called."""
@@ -132,34 +156,19 @@ class Registry:
         self._by_name: dict[str, Definition] = {}
         self._by_alias: dict[str, Definition] = {}
 
-    def add(
-        self,
-        target: Callable[..., Any] | type[Task],
-        *,
-        name: str | None,
-        queue: str,
-        priority: int,
-        retry: RetryLike | None,
-        on_crash: str,
-        aliases: Sequence[str],
-    ) -> Definition:
-        """Register a task. Raises TaskError for a name that is taken, or a target that cannot be a task."""
+    def add(self, target: Callable[..., Any] | type[Task], options: TaskOptions) -> Definition:
+        """Register a task. Raises TaskError for a name that is taken or a target that cannot be a task, BadOption otherwise."""
+        check_known("task", options, TaskOptions.__annotations__)
         _check_target(target)
-        name = target.__name__ if name is None else name
-        check_name("task name", name)
-        defaults = Defaults(
-            queue=queue,
-            priority=priority,
-            retry=DEFAULT_RETRY if retry is None else Retry.of(retry),
-            on_crash=on_crash,
-        )
-        definition = Definition(target, name, defaults, aliases)
-        for taken in (name, *aliases):
-            self._refuse_duplicate(taken, definition)
+        name = options.get("name") or target.__name__
+        aliases = options.get("aliases", ())
+        for each in (name, *aliases):
+            check_name("task name", each)
+        definition = Definition(target, name, Defaults.of(options), aliases)
+        for each in (name, *aliases):
+            self._refuse_duplicate(each, definition)
         self._by_name[name] = definition
-        for alias in aliases:
-            check_name("alias", alias)
-            self._by_alias[alias] = definition
+        self._by_alias.update(dict.fromkeys(aliases, definition))
         return definition
 
     def _refuse_duplicate(self, name: str, new: Definition) -> None:
@@ -185,9 +194,7 @@ class Registry:
     def known(self) -> dict[str, int]:
         """Every name and former name with the number of its signature: what this process could run."""
         return {
-            name: definition.signature_number
-            for names in (self._by_name, self._by_alias)
-            for name, definition in names.items()
+            name: definition.signature_number for names in (self._by_name, self._by_alias) for name, definition in names.items()
         }
 
     def __iter__(self) -> Iterator[Definition]:

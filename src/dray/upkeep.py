@@ -1,4 +1,4 @@
-"""Chores. `Attendance` is what each worker owes its own jobs; `Upkeep` is what somebody has to do, safe to do anywhere twice."""
+"""Chores. `Attendance` is what each worker owes its own jobs; `Upkeep` is what somebody has to do, and anybody may."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from dray import events
 from dray.app import Dray
 from dray.errors import DrayError, StoreError
 from dray.job import Cancelled, Claim, Flag, HandedBack, State
-from dray.settings import Settings
 from dray.slots import Item, Slots
 from dray.store.output import Line
 from dray.store.rescue import Watch
@@ -35,7 +34,7 @@ class Employer(Protocol):
     store: SqlStore
     worker_id: int
     items: dict[int, Item]
-    _slots: Slots
+    slots: Slots
 
 
 class _Chores:
@@ -107,7 +106,7 @@ class Attendance(_Chores):
 
     def _mark_long_runs(self) -> None:
         now = time.monotonic()
-        for item in list(self._worker._slots.running):
+        for item in list(self._worker.slots.running):
             if item.started is not None and not item.marked and now - item.started > self._every:
                 item.marked = self._worker.store.mark_started(item.claim.lease, now - item.started)
 
@@ -121,7 +120,7 @@ class Attendance(_Chores):
             if item.started is None:
                 item.dropped = Cancelled(why="cancelled") if flags & Flag.CANCEL else HandedBack(why="held")
             elif flags & Flag.CANCEL:
-                self._worker._slots.cancel(item)
+                self._worker.slots.cancel(item)
 
     def _store_lines(self) -> None:
         with self._lock:
@@ -144,8 +143,9 @@ class Upkeep(_Chores):
 
     name = "dray-upkeep"
 
-    def __init__(self, app: Dray, settings: Settings, tell: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, app: Dray, tell: Callable[[], None] = lambda: None) -> None:
         super().__init__()
+        settings = app.settings
         self._app, self._tell = app, tell
         self.period = settings.ttl / 6  # seconds between two passes of rescue
         self._keep = {
@@ -188,9 +188,9 @@ class Upkeep(_Chores):
         for beat in self._watch.observe(store.roster.beats()):
             if store.roster.declare_dead(beat):
                 events.emit("rescue.dead_worker", worker_id=beat.worker_id, silent_for=self._watch.ttl)
-        while (freed := store.rescue()).count:
-            events.emit("rescue.jobs", count=freed.count, failed=len(freed.failed))
-            for job_id in freed.failed:
+        while (done := store.rescue()).freed:
+            events.emit("rescue.jobs", count=done.freed, failed=len(done.failed))
+            for job_id in done.failed:
                 events.emit("job.failed", job_id=job_id, error="its worker died")
             self._tell()
 

@@ -1,11 +1,18 @@
-"""What the engine may ask of a store, with the promise of each method. `dray.testing.StoreContract` tests the promises."""
+"""What may be asked of a store, with the promise of each method. `dray.testing.store_contract` tests the promises."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from dray.job import Added, Claim, Finish, Lease, NewJob, Ready
+from dray.job import Added, Claim, Finish, Flag, JobRow, Lease, NewJob, Ready, State
+
+
+class Finished(NamedTuple):
+    """What a batch of ends came to. What is not in `accepted` was no longer ours: its lease was lost."""
+
+    accepted: set[Lease]
+    ready: list[Ready]
 
 
 class Exchange(NamedTuple):
@@ -14,6 +21,44 @@ class Exchange(NamedTuple):
     accepted: set[Lease]
     ready: list[Ready]
     claims: list[Claim]
+
+
+class Beat(NamedTuple):
+    """The heartbeat of a worker as it stands in its row."""
+
+    worker_id: int
+    beat_at: int
+
+
+class Promoted(Protocol):
+    """What a look at the clock brought: jobs that are ready now, and in how many seconds the next is due (None: never)."""
+
+    @property
+    def ready(self) -> Sequence[Ready]: ...
+    @property
+    def next_in(self) -> float | None: ...
+
+
+class Rescued(Protocol):
+    """What one pass of rescue did: how many jobs it freed, those that are ready again, those that failed for good."""
+
+    @property
+    def freed(self) -> int: ...
+    @property
+    def ready(self) -> Sequence[Ready]: ...
+    @property
+    def failed(self) -> Sequence[int]: ...
+
+
+class Moved(Protocol):
+    """What became of one job that was named: its state before (None: no such job) and now (None: it may not be moved so)."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def before(self) -> State | None: ...
+    @property
+    def after(self) -> State | None: ...
 
 
 class Pickup(Protocol):
@@ -26,9 +71,9 @@ class Pickup(Protocol):
 class EngineStore(Protocol):
     """The part of a store that the worker's loop stands on. Everything raises StoreUnavailable when the database is away."""
 
-    def add(self, jobs: Sequence[NewJob], connection: Any = None) -> list[Added]:
-        """Insert jobs, all or none, and give ids in the order of the jobs. On a caller's connection it is the caller's commit
-        that makes them exist. A single job without labels is one round trip."""
+    def add(self, jobs: Sequence[NewJob]) -> list[Added]:
+        """Insert jobs, all or none, and give ids in the order of the jobs, whoever else inserts. One job is one round trip.
+        Raises OutcomeUnknown when the connection broke after they were sent."""
         ...
 
     def pickup(self, queues: Sequence[str]) -> Pickup:
@@ -36,25 +81,169 @@ class EngineStore(Protocol):
         ...
 
     def claim(self, worker_id: int, pickup: Pickup, limit: int) -> list[Claim]:
-        """Take up to `limit` ready jobs, the most urgent first, then the longest ready. No job is given to two workers. Raises
-        WorkerGone when the worker is not alive."""
+        """Take up to `limit` ready jobs, the most urgent first, then the longest ready. No job is given to two workers, and a
+        claim waits for no other. The fence of a job rises with each. Raises WorkerGone when the worker is not alive."""
         ...
 
     def exchange(
         self, worker_id: int, pickup: Pickup, finishes: Sequence[Finish], limit: int, *, again: bool = False
     ) -> Exchange:
-        """End runs and take up to `limit` new jobs in one transaction. An end whose lease was lost writes nothing. `again`: an
-        earlier try broke off with an unknown result."""
+        """Finish and claim in one transaction: both or none. Raises WorkerGone when the worker is not alive; then nothing has
+        been finished either."""
+        ...
+
+    def finish(self, finishes: Sequence[Finish], *, again: bool = False) -> Finished:
+        """End runs in one transaction. An end whose lease was lost writes nothing. `again`: an earlier try broke off with an
+        unknown result, so what is found done under the same fence counts as accepted, and is not done twice."""
         ...
 
     def mark_started(self, lease: Lease, ago: float = 0.0) -> bool:
-        """Write down that user code was reached. False when the lease is lost: then it must not be."""
+        """Write down that user code was reached `ago` seconds ago. False when the lease is lost: then it must not be."""
         ...
 
-    def promote(self, limit: int = 1000) -> Any:
-        """Make due jobs ready; tells them and the seconds until the next is due."""
+    def promote(self, limit: int = 1000) -> Promoted:
+        """Make due jobs ready, the longest due first, and held ones blocked; each once, however many do it at once."""
         ...
 
     def adopt(self, known: Mapping[str, int]) -> list[Ready]:
-        """Free parked jobs whose task and signature are known here."""
+        """Free parked jobs whose task is known here, unless it was this signature that could not take their arguments."""
+        ...
+
+
+class Desk(Protocol):
+    """What operators see and do. A move never changes an end, but for `retry`; it is told for each id, in the order asked."""
+
+    def cancel(self, ids: Sequence[int], note: str = "cancelled") -> Sequence[Moved]:
+        """End jobs that have not started; ask running ones to end: a success that comes first stays one."""
+        ...
+
+    def hold(self, ids: Sequence[int], note: str | None = None) -> Sequence[Moved]:
+        """Keep jobs from starting until they are released."""
+        ...
+
+    def release(self, ids: Sequence[int]) -> Sequence[Moved]:
+        """Let held jobs go on."""
+        ...
+
+    def retry(self, ids: Sequence[int], *, force: bool = False) -> Sequence[Moved]:
+        """Run ended jobs again under their ids and fences, and waiting ones now. Of two who do it at once, one does."""
+        ...
+
+    def requested(self, worker_id: int) -> Sequence[tuple[Lease, Flag]]:
+        """Jobs this worker runs that somebody wants cancelled or held."""
+        ...
+
+    def job(self, job_id: int) -> JobRow | None:
+        """One job, live or ended; None when there is none."""
+        ...
+
+    # Filters, lines and counts are made and read by the faces; the engine only passes them on.
+    def jobs(self, wanted: Any, *, limit: int = 50, before: int | None = None) -> Sequence[JobRow]:
+        """Jobs, the newest first, older than `before`."""
+        ...
+
+    def counts(self, cap: int = 10_000) -> Mapping[State, int]:
+        """How many jobs are in each state, counted up to cap + 1."""
+        ...
+
+    def queues(self, cap: int = 10_000) -> Sequence[Any]:
+        """What waits and runs in each queue."""
+        ...
+
+    def attempts(self, job_id: int) -> Sequence[Any]:
+        """What went wrong, attempt by attempt."""
+        ...
+
+    def labels(self, ids: Iterable[int]) -> Mapping[int, Mapping[str, str]]:
+        """The labels of these jobs."""
+        ...
+
+    def unfinished_keys(
+        self, keys: Sequence[str] | None, *, include_running: bool = True, include_failed: bool = True
+    ) -> Sequence[str]:
+        """Which keys still have work to do (S2.25)."""
+        ...
+
+    def write_output(self, lines: Sequence[Any]) -> None:
+        """Append lines to the logs of jobs."""
+        ...
+
+    def read_output(self, job_id: int, after: int = 0, limit: int = 1000) -> Sequence[Any]:
+        """Lines of a job's log, the oldest first, behind the line with the id `after`."""
+        ...
+
+    def prune_batch(self, state: State, older_than: float, limit: int = 1000) -> int:
+        """Delete some jobs that ended in this state more than so many seconds ago; gives how many."""
+        ...
+
+    def count_prunable(self, state: State, older_than: float, cap: int = 10_000) -> int:
+        """How many jobs `prune_batch` would delete in all, counted up to cap + 1."""
+        ...
+
+    def prune_workers(self, older_than: float) -> int:
+        """Delete the rows of workers that ended more than so many seconds ago."""
+        ...
+
+
+class Roster(Protocol):
+    """Who works, who is silent, who is dead. Only who is alive may claim."""
+
+    def register(self, *, host: str, pid: int, queues: str, concurrency: int) -> int:
+        """Write the row of a new worker, alive as of now, and give its id, which nobody has had before."""
+        ...
+
+    def beats(self) -> Sequence[Beat]:
+        """The heartbeats of all workers that count as alive."""
+        ...
+
+    def declare_dead(self, beat: Beat) -> bool:
+        """Declare a worker dead, provided that its beat still stands where it was seen; of two who do it at once, one does."""
+        ...
+
+    def leave(self, worker_id: int) -> bool:
+        """Say goodbye for a worker; what it still holds is free from now on."""
+        ...
+
+    def listing(self, *, alive_only: bool = True, limit: int = 1000) -> Sequence[Any]:
+        """The workers, the newest first."""
+        ...
+
+    def heartbeat_plan(self, worker_id: int) -> Mapping[str, object]:
+        """All that the heartbeat process has to know, as JSON can carry it: how to connect, and what to say."""
+        ...
+
+
+class Bell(Protocol):
+    """A hint, and nothing more: who misses it finds the job by looking."""
+
+    def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call the listener whenever this process has made a job ready, after the commit; returns how to stop that."""
+        ...
+
+
+class Store(EngineStore, Protocol):
+    """A whole store: what the worker's loop stands on, what upkeep does, and what people see."""
+
+    @property
+    def desk(self) -> Desk: ...
+    @property
+    def roster(self) -> Roster: ...
+    @property
+    def bell(self) -> Bell: ...
+
+    def ensure(self) -> None:
+        """Make sure, once, that the tables fit this code; create them where that is allowed. Raises SchemaError."""
+        ...
+
+    def add_within(self, target: Any, jobs: Sequence[NewJob]) -> list[Added]:
+        """Insert jobs in the transaction of a caller's Session or Connection: they exist if and only if it commits."""
+        ...
+
+    def rescue(self, limit: int = 500) -> Rescued:
+        """Free running jobs whose worker is not alive, or has no row; never those of the living. What surely ran counts as a
+        crash, what perhaps ran goes back uncounted."""
+        ...
+
+    def close(self) -> None:
+        """Send the last hints and close the connections; the next use opens new ones."""
         ...

@@ -103,9 +103,7 @@ class Desk:
 
     def prune_batch(self, state: State, older_than: float, limit: int = 1000) -> int:
         """Delete some jobs that ended in this state more than so many seconds ago; gives how many."""
-        return self._database.transact(
-            lambda connection: prune.prune_batch(connection, self._tables, state, older_than, limit)
-        )
+        return self._database.transact(lambda connection: prune.prune_batch(connection, self._tables, state, older_than, limit))
 
     def count_prunable(self, state: State, older_than: float, cap: int = 10_000) -> int:
         """How many jobs `prune_batch` would delete in all, counted up to cap + 1."""
@@ -119,7 +117,5 @@ class Desk:
 def ready_again(moved: Iterable[Moved]) -> list[Ready]:
     """Those that became ready by a move."""
     return [
-        Ready(one.id, one.queue, one.priority)
-        for one in moved
-        if one.after is State.READY and one.before is not State.READY
+        Ready(one.id, one.queue, one.priority) for one in moved if one.after is State.READY and one.before is not State.READY
     ]

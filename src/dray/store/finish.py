@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from sqlalchemy import Connection
@@ -11,15 +11,8 @@ from sqlalchemy import Connection
 from dray.codec import sanitize
 from dray.job import Finish, Flag, Lease, Ready, State
 from dray.lifecycle import heed
+from dray.store.base import Finished
 from dray.store.tables import REASON, STATE, Tables
-
-
-class Finished(NamedTuple):
-    """What a batch of ends came to. What is not in `accepted` was no longer ours: its lease was lost."""
-
-    accepted: set[Lease]
-    ready: list[Ready]
-
 
 _FIELDS = {
     "i": "int",

@@ -64,9 +64,7 @@ def _make_ready(
     connection: Connection, tables: Tables, wanted: Select[tuple[int]], *, from_states: tuple[int, ...]
 ) -> list[Ready]:
     jobs = tables.jobs
-    rows = connection.execute(
-        tables.dialect.lock(wanted.add_columns(jobs.c.queue, jobs.c.priority, jobs.c.flags))
-    ).all()
+    rows = connection.execute(tables.dialect.lock(wanted.add_columns(jobs.c.queue, jobs.c.priority, jobs.c.flags))).all()
     if not rows:
         return []
     held = jobs.c.flags.op("&")(int(Flag.HELD)) != 0
@@ -78,7 +76,5 @@ def _make_ready(
     ]
     for start in range(0, len(rows), 1000):
         ids = sorted(row.id for row in rows[start : start + 1000])
-        connection.execute(
-            update(jobs).where(jobs.c.id.in_(ids), jobs.c.state.in_(from_states)).ordered_values(*values)
-        )
+        connection.execute(update(jobs).where(jobs.c.id.in_(ids), jobs.c.state.in_(from_states)).ordered_values(*values))
     return [Ready(row.id, row.queue, row.priority) for row in rows if not row.flags & Flag.HELD]

@@ -18,9 +18,9 @@ from dray.store.workers import ALIVE, Beat
 
 
 class Rescued(NamedTuple):
-    """What one pass freed: how many jobs, those that are ready again, and those that failed for good."""
+    """What one pass did: how many jobs it freed, those that are ready again, and those that failed for good."""
 
-    count: int
+    freed: int
     ready: list[Ready]
     failed: list[int]
 
@@ -50,11 +50,7 @@ def rescue(connection: Connection, tables: Tables, limit: int = 500) -> Rescued:
     if not finishes:
         return Rescued(0, [], [])
     done = finish(connection, tables, finishes)
-    failed = [
-        one.claim.id
-        for one in finishes
-        if one.change.state is State.FAILED and one.claim.lease in done.accepted
-    ]
+    failed = [one.claim.id for one in finishes if one.change.state is State.FAILED and one.claim.lease in done.accepted]
     return Rescued(len(done.accepted), done.ready, failed)
 
 

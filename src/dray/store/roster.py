@@ -42,7 +42,7 @@ class Roster:
         )
 
     def heartbeat_plan(self, worker_id: int) -> dict[str, object]:
-        """All that the heartbeat process has to know: how to connect, and what to say. It holds the password: pass it by pipe."""
+        """All that the heartbeat process has to know. It holds the password: pass it by pipe."""
         module, arguments, keywords = self._database.driver()
         return {
             "driver": module,

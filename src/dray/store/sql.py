@@ -9,15 +9,16 @@ from typing import Any
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from dray.errors import OutcomeUnknown, SchemaError, StoreError, StoreUnavailable
+from dray.errors import BadOption, OutcomeUnknown, SchemaError, StoreError, StoreUnavailable
 from dray.job import Added, Claim, Finish, Lease, NewJob, Ready, State
 from dray.store import schema as schemas
 from dray.store.add import add, statements
-from dray.store.base import Exchange, Pickup
+from dray.store.base import Exchange, Finished, Pickup
+from dray.store.caller import Announcer, connection_of
 from dray.store.claim import Lanes, claim
 from dray.store.connect import Database
 from dray.store.desk import Desk
-from dray.store.finish import Finished, finish, mark_started
+from dray.store.finish import finish, mark_started
 from dray.store.promote import Promoted, adopt, promote
 from dray.store.rescue import Rescued, rescue
 from dray.store.roster import Roster
@@ -49,6 +50,7 @@ class SqlStore:
         self.bell = Bell(self.database, self.tables)
         self.desk = Desk(self.database, self.tables, self.bell)
         self.roster = Roster(self.database, self.tables)
+        self._announcer = Announcer(self.bell)
         self._create = self.tables.dialect.name == "sqlite" if create_tables is None else create_tables
         self._checked = False
         self._checking = threading.Lock()
@@ -63,8 +65,6 @@ class SqlStore:
         if self._checked:
             return
         with self._checking:
-            if self._checked:
-                return
             try:
                 self.database.once(lambda connection: schemas.check(connection, self.tables))
             except SchemaError:
@@ -75,17 +75,14 @@ class SqlStore:
 
     # --- enqueue --------------------------------------------------------------------------------------------------------
 
-    def add(self, jobs: Sequence[NewJob], connection: Connection | None = None) -> list[Added]:
-        """Insert jobs, all or none; ids in the order of the jobs.
+    def add(self, jobs: Sequence[NewJob]) -> list[Added]:
+        """Insert jobs, all or none; ids in the order of the jobs. A single job is one round trip.
 
-        A single job is one round trip. Without `connection` workers are told at once; with it the caller's commit decides, and
-        whoever owns that transaction tells them. Raises OutcomeUnknown when the connection broke after the jobs were sent.
+        Raises OutcomeUnknown when the connection broke after the jobs were sent.
         """
         if not jobs:
             return []
         self.ensure()
-        if connection is not None:
-            return self._add_to(connection, jobs)
         run = self.database.once if statements(jobs) == 1 else self.database.transact
         try:
             added = run(lambda own: add(own, self.tables, jobs))
@@ -96,9 +93,19 @@ class SqlStore:
         self.bell.ring(ready_of(added, jobs))
         return added
 
-    def _add_to(self, connection: Connection, jobs: Sequence[NewJob]) -> list[Added]:
+    def add_within(self, target: Any, jobs: Sequence[NewJob]) -> list[Added]:
+        """Insert jobs in the transaction of a caller's Session or Connection; workers are told after its commit."""
+        if not jobs:
+            return []
+        self.ensure()
+        connection = connection_of(target)
+        if connection.dialect.name != self.database.engine.dialect.name:
+            raise BadOption(
+                f"the transaction is on {connection.dialect.name}, the jobs are kept in {self.database.engine.dialect.name}; "
+                "they have to be in the same database to be committed together"
+            )
         try:
-            return add(connection, self.tables, jobs)
+            added = add(connection, self.tables, jobs)
         except DBAPIError as error:
             if self.tables.dialect.name == "sqlite" and self.tables.dialect.is_busy(error):
                 raise StoreError(
@@ -106,6 +113,8 @@ class SqlStore:
                     "transactions that will enqueue with BEGIN IMMEDIATE (docs: 'Enqueue in your own transaction')"
                 ) from error
             raise self.database.translate(error) from error
+        self._announcer.after_commit(connection, {one.queue for one in ready_of(added, jobs)})
+        return added
 
     # --- the worker's side ----------------------------------------------------------------------------------------------
 
@@ -170,11 +179,7 @@ class SqlStore:
 
 def ready_of(added: Sequence[Added], jobs: Sequence[NewJob]) -> list[Ready]:
     """Those of the added jobs that are ready now."""
-    return [
-        Ready(one.id, job.queue, job.priority)
-        for one, job in zip(added, jobs, strict=True)
-        if one.state is State.READY
-    ]
+    return [Ready(one.id, job.queue, job.priority) for one, job in zip(added, jobs, strict=True) if one.state is State.READY]
 
 
 def _lanes(pickup: Pickup) -> Lanes:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import NamedTuple
 
 from sqlalchemy import Connection, insert, select, update
 
+from dray.store.base import Beat as Beat
 from dray.store.tables import Tables
 
 ALIVE, DEAD, ENDED = 0, 1, 2
@@ -23,13 +23,6 @@ class WorkerState(StrEnum):
 
 
 STATES = {ALIVE: WorkerState.ALIVE, DEAD: WorkerState.DEAD, ENDED: WorkerState.ENDED}
-
-
-class Beat(NamedTuple):
-    """The heartbeat of a worker as it stands in its row."""
-
-    worker_id: int
-    beat_at: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +54,11 @@ def register(connection: Connection, tables: Tables, *, host: str, pid: int, que
 
 def beat_statement(tables: Tables) -> str:
     """SQL for the heartbeat process: one parameterless UPDATE after `%d` is replaced; no row changed: we were declared dead."""
-    now = tables.literal_now() if tables.dialect.host_clock is None else "CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)"
+    now = (
+        tables.literal_now()
+        if tables.dialect.host_clock is None
+        else "CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)"
+    )
     return f"UPDATE {tables.names()['workers']} SET beat_at = {now} WHERE id = %d AND state = {ALIVE}"
 
 
@@ -80,7 +77,7 @@ def beats(connection: Connection, tables: Tables) -> list[Beat]:
 
 
 def declare_dead(connection: Connection, tables: Tables, beat: Beat) -> bool:
-    """Declare a worker dead, provided that its beat still stands where it was seen. False: it has moved, or another was first."""
+    """Declare a worker dead if its beat still stands where it was seen. False: it has moved, or another was first."""
     workers = tables.workers
     statement = (
         update(workers)
@@ -94,9 +91,7 @@ def leave(connection: Connection, tables: Tables, worker_id: int) -> bool:
     """A worker says goodbye: whatever it still holds is free from now on."""
     workers = tables.workers
     statement = (
-        update(workers)
-        .where(workers.c.id == worker_id, workers.c.state == ALIVE)
-        .values(state=ENDED, ended_at=tables.now())
+        update(workers).where(workers.c.id == worker_id, workers.c.state == ALIVE).values(state=ENDED, ended_at=tables.now())
     )
     return connection.execute(statement).rowcount == 1
 

@@ -1,0 +1,120 @@
+"""From ended runs to fenced writes: judging them, writing them together, and not losing any when the database is away."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+
+from dray import events
+from dray.errors import DrayError, StoreError, StoreUnavailable, WorkerGone
+from dray.job import Change, Claim, Finish, HandedBack, Lease, State
+from dray.lifecycle import DEFAULT_RETRY, decide
+from dray.runner import Runner
+from dray.slots import Item
+from dray.store.base import EngineStore, Pickup
+
+
+class Finisher:
+    """Writes ends of runs, many in one transaction.
+
+    on_settled   called for each job that is no longer ours, however it went
+    """
+
+    def __init__(self, store: EngineStore, runner: Runner, on_settled: Callable[[Lease], None]) -> None:
+        self._store, self._runner, self._on_settled = store, runner, on_settled
+        self._unknown: list[Finish] = []  # a write of these was sent, and no answer came
+        self._poisoned = False  # the last write was refused for what is in it
+
+    @property
+    def owes(self) -> bool:
+        """Whether an earlier write has to be repeated."""
+        return bool(self._unknown)
+
+    def judge(self, done: deque[Item], now: float) -> list[Finish]:
+        """Decide what becomes of everything that has ended; takes it out of `done`."""
+        finishes = []
+        while done:
+            finishes.append(self._judge(done.popleft(), now))
+        return finishes
+
+    def _judge(self, item: Item, now: float) -> Finish:
+        assert item.outcome is not None
+        claim = item.claim
+        definition = self._runner.definition(claim.task)
+        change = decide(claim, item.outcome, DEFAULT_RETRY if definition is None else definition.defaults.retry)
+        if item.started is None:
+            return Finish(claim, change, ended_ago=now - item.ended, started=False)
+        ran = item.ended - item.started
+        _tell(claim, change, ran)
+        return Finish(claim, change, ran=ran, ended_ago=now - item.ended)
+
+    def release(self, items: Collection[Item], why: str) -> list[Finish]:
+        """Give up running jobs: they go back, uncounted, to be started elsewhere."""
+        return [Finish(item.claim, decide(item.claim, HandedBack(why=why)), started=False) for item in items]
+
+    def write(self, finishes: Sequence[Finish], worker_id: int, pickup: Pickup, wanted: int) -> list[Claim]:
+        """Write ends and claim up to `wanted` jobs, in one transaction.
+
+        Whatever the database raises goes on to the caller; the ends are kept, and written with the next call.
+        """
+        again = bool(self._unknown)
+        batch = [*self._unknown, *finishes]
+        self._unknown = batch
+        if self._poisoned:
+            self._one_by_one()
+            return []
+        try:
+            result = self._store.exchange(worker_id, pickup, batch, wanted, again=again)
+        except WorkerGone:
+            # The claim was refused, and the whole transaction with it; the ends are still good under their fences.
+            self._settle(batch, self._store.finish(batch, again=again).accepted)
+            raise
+        except StoreUnavailable:
+            raise
+        except StoreError:
+            self._poisoned = True
+            raise
+        self._settle(batch, result.accepted)
+        return result.claims
+
+    def _settle(self, batch: Sequence[Finish], accepted: Collection[Lease]) -> None:
+        self._unknown = []
+        for one in batch:
+            lease = one.claim.lease
+            if lease not in accepted:
+                # Somebody took it over: this result counts for nothing, and is never written again.
+                events.emit("job.lease_lost", job_id=lease.id, fence=lease.fence, task=one.claim.task)
+            self._on_settled(lease)
+
+    def _one_by_one(self) -> None:
+        """A batch was refused: write its members singly, so that the one at fault blocks nobody else."""
+        waiting, self._unknown = self._unknown, []
+        for position, one in enumerate(waiting):
+            try:
+                accepted = self._store.finish([one], again=True).accepted
+            except StoreUnavailable:
+                self._unknown = waiting[position:]
+                raise
+            except StoreError as error:
+                accepted = self._write_plainly(one, error)
+            self._settle([one], accepted)
+        self._poisoned = False
+
+    def _write_plainly(self, one: Finish, refusal: DrayError) -> set[Lease]:
+        """The outcome cannot be stored as it is: store at least which one it was."""
+        events.emit("result.dropped", job_id=one.claim.id, task=one.claim.task, why=refusal)
+        bare = replace(one.change, result=None, report=None, traceback=None, note="the outcome could not be stored whole")
+        bare = replace(bare, error=None if bare.error is None else "the error could not be stored")
+        return self._store.finish([one._replace(change=bare)], again=True).accepted
+
+
+def _tell(claim: Claim, change: Change, ran: float) -> None:
+    facts = {"job_id": claim.id, "task": claim.task, "attempt": claim.attempt}
+    match change.state:
+        case State.FAILED:
+            events.emit("job.failed", **facts, error=change.error)
+        case State.RETRYING:
+            events.emit("job.retrying", **facts, delay=change.delay, error=change.error)
+        case _:
+            events.emit("job.finished", **facts, state=change.state, seconds=ran)

@@ -1,0 +1,47 @@
+"""Where jobs come from, and when to look for them: the only file that would know of a broker."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from dray.job import Claim
+from dray.pace import Pace
+from dray.store.base import EngineStore, Pickup
+
+
+class PollIntake:
+    """Claims from the store when something hinted at work, and now and then without a hint."""
+
+    def __init__(self, store: EngineStore, queues: Sequence[str], pace: Pace) -> None:
+        self._store, self._pace = store, pace
+        self.pickup: Pickup = store.pickup(queues)
+        self._hinted = True
+        self._next_look = 0.0
+
+    def hint(self) -> bool:
+        """Something may be ready; True if nobody had said so already. Safe in any thread."""
+        news, self._hinted = not self._hinted, True
+        return news
+
+    def wait(self, now: float) -> float:
+        """Seconds until the next look."""
+        return 0.0 if self._hinted else max(0.0, self._next_look - now)
+
+    def look(self) -> None:
+        """A look begins: hints that come from now on are news."""
+        self._hinted = False
+
+    def take(self, worker_id: int, limit: int) -> list[Claim]:
+        """Claim up to `limit` jobs."""
+        return self._store.claim(worker_id, self.pickup, limit)
+
+    def took(self, count: int, wanted: int) -> bool:
+        """Learn from a look; True when it found less than wanted, so that there is no more for now."""
+        if count:
+            self._pace.woken()
+        if count >= wanted:
+            self._hinted = True  # there may be more
+            return False
+        self._next_look = time.monotonic() + self._pace.empty()
+        return True
