@@ -55,11 +55,11 @@ def bench(database: Database) -> Iterator[Bench]:
 def test_ids_come_in_the_order_of_the_jobs(bench: Bench) -> None:
     jobs = [NewJob(task="t", queue="q", args=str(number), labels={"n": str(number)}) for number in range(2500)]
     added = bench.call(add, jobs)
-    rows = dict(bench.query("SELECT id, args FROM {jobs}"))
+    rows: dict[int, str] = dict(bench.query("SELECT id, args FROM {jobs}"))
     assert [rows[one.id] for one in added] == [str(number) for number in range(2500)]
     assert [one.id for one in added] == sorted(one.id for one in added)
     labelled = dict(bench.query("SELECT job_id, value FROM {labels}"))
-    assert labelled == {id: args for id, args in rows.items()}
+    assert labelled == rows
 
 
 PRODUCER = """

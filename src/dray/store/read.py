@@ -103,7 +103,8 @@ def _places(tables: Tables) -> tuple[tuple[Table, bool], tuple[Table, bool]]:
 
 
 def _shown(table: Table, ended: bool) -> Select[Any]:
-    return select(*[table.c[name] for name in _COLUMNS], literal_column(str(int(ended))).label("ended"))
+    # Each by its bare name: SQLite sorts two tables put together only by a name that both of them say.
+    return select(*[table.c[name].label(name) for name in _COLUMNS], literal_column(str(int(ended))).label("ended"))
 
 
 Search = tuple[Table, bool, list[ColumnElement[bool] | TextClause]]
