@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -26,7 +25,7 @@ class Context:
     def __init__(self, claim: Claim, write: Callable[[Claim, str, str], None] | None = None) -> None:
         self._claim = claim
         self._write = write
-        self._cancel = threading.Event()
+        self._cancel = False
         self.started = time.monotonic()
 
     @property
@@ -69,7 +68,7 @@ class Context:
     @property
     def cancel_requested(self) -> bool:
         """True once somebody asked to cancel this job."""
-        return self._cancel.is_set()
+        return self._cancel
 
     def check(self) -> None:
         """A checkpoint: ends the run here if somebody asked for that. Call it in long loops."""
@@ -83,7 +82,7 @@ class Context:
 
     def request_cancel(self) -> None:
         """Ask this run to end at its next checkpoint. The worker calls this."""
-        self._cancel.set()
+        self._cancel = True
 
 
 def current_job() -> Context | None:

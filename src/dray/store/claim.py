@@ -175,7 +175,7 @@ def _claim_at_once(connection: Connection, tables: Tables, worker_id: int, lanes
         {"o": order, "q": lane[0], "p": lane[1], "f": lanes.floors.get(lane, 0)} for order, lane in enumerate(lanes.in_order())
     ]
     values = {"doc": msgspec.json.encode(document).decode(), "n": limit, "w": worker_id}
-    rows = list(connection.execute(statement, values))
+    rows = list(connection.execute(statement, values).all())
     if not rows:
         _check_alive(connection, tables, worker_id)
     return rows
@@ -190,55 +190,70 @@ _TAKE = (
     " started_at = NULL WHERE state = 0 AND id IN (SELECT d.id FROM {rows})"
 )
 # The primary key is forced: of a small table MySQL would rather lock all ready jobs by another index, one claimer then has
-# them all, and the others find none.
+# them all, and the others find none. What is read is what the rows will be a moment later, which spares reading them back.
 _LOCK = (
-    "SELECT j.id FROM {rows} STRAIGHT_JOIN {jobs} j FORCE INDEX (PRIMARY) ON j.id = d.id WHERE j.state = 0"
-    " FOR UPDATE SKIP LOCKED"
+    (
+        f"SELECT {_RETURNED} FROM {{rows}} STRAIGHT_JOIN {{jobs}} j FORCE INDEX (PRIMARY) ON j.id = d.id"
+        " WHERE j.state = 0 FOR UPDATE SKIP LOCKED"
+    )
+    .replace("j.fence", "j.fence + 1 AS fence")
+    .replace("j.attempt", "j.attempt + 1 AS attempt")
+    .replace("j.claimed_at", "{now} AS claimed_at")
 )
 _TAKE_LOCKED = (
     "UPDATE {rows} STRAIGHT_JOIN {jobs} j FORCE INDEX (PRIMARY) ON j.id = d.id SET j.state = 1, j.fence = j.fence + 1,"
-    " j.attempt = j.attempt + 1, j.worker_id = :w, j.claimed_at = {now}, j.started_at = NULL WHERE j.state = 0"
+    " j.attempt = j.attempt + 1, j.worker_id = :w, j.claimed_at = :at, j.started_at = NULL WHERE j.state = 0"
 )
-_READ_BACK = f"SELECT {_RETURNED} FROM {{rows}} STRAIGHT_JOIN {{jobs}} j ON j.id = d.id"
-
-
-def _claim_in_steps(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, limit: int) -> list[Row[Any]]:
-    """Find candidates without a lock, lock those by primary key, take them: InnoDB then locks nothing but the rows."""
-    _check_alive(connection, tables, worker_id)
-    ids: list[int] = []
-    # Several claimers read the same candidates: looking at more of them than wanted leaves some for each.
-    wide = 3 if tables.dialect.skip_locked else 1
-    for queue, priority in lanes.in_order():
-        wanted = limit - len(ids)
-        if wanted <= 0:
-            break
-        values = {"q": queue, "p": priority, "f": lanes.floors.get((queue, priority), 0), "n": wanted * wide}
-        found = [row[0] for row in connection.execute(tables.text(_CANDIDATES), values)]
-        ids += _lock(connection, tables, found, wanted)
-    if not ids:
-        return []
-    source = tables.dialect.rows({"id": "int"})
-    take = _TAKE_LOCKED if tables.dialect.skip_locked else _TAKE
-    taken = {"doc": _ids(ids), "w": worker_id}
-    if tables.dialect.skip_locked:
-        connection.execute(tables.text(take.replace("{rows}", source)), taken)
-        return list(connection.execute(tables.text(_READ_BACK.replace("{rows}", source)), {"doc": _ids(ids)}))
-    return list(connection.execute(tables.text(take.replace("{rows}", source) + f" RETURNING {_BARE}"), taken))
-
-
 _BARE = _RETURNED.replace("j.", "")
 
 
-def _lock(connection: Connection, tables: Tables, found: list[int], wanted: int) -> list[int]:
-    if not tables.dialect.skip_locked:
-        return found
+def _claim_in_steps(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, limit: int) -> list[Row[Any]]:
+    """Where one statement cannot do it: find the ids, then take them."""
+    _check_alive(connection, tables, worker_id)
+    if tables.dialect.skip_locked:
+        return _lock_and_take(connection, tables, worker_id, lanes, limit)
+    ids: list[int] = []
+    for lane in lanes.in_order():
+        if len(ids) < limit:
+            ids += _candidates(connection, tables, lanes, lane, limit - len(ids))
+    if not ids:
+        return []
+    statement = tables.text(_TAKE.replace("{rows}", tables.dialect.rows({"id": "int"})) + f" RETURNING {_BARE}")
+    return list(connection.execute(statement, {"doc": _ids(ids), "w": worker_id}).all())
+
+
+def _lock_and_take(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, limit: int) -> list[Row[Any]]:
+    """Find candidates without a lock, lock those by primary key, take them: InnoDB then locks nothing but the rows."""
+    rows: list[Row[Any]] = []
+    for lane in lanes.in_order():
+        wanted = limit - len(rows)
+        if wanted <= 0:
+            break
+        found = _candidates(connection, tables, lanes, lane, wanted)
+        locked = _lock(connection, tables, found)
+        if len(locked) < len(found) == wanted:
+            # Other claimers were at the same ones: look beyond them.
+            further = _candidates(connection, tables, lanes, lane, wanted * 3)[wanted:]
+            locked += _lock(connection, tables, further[: wanted - len(locked)])
+        rows += locked
+    if rows:
+        statement = tables.text(_TAKE_LOCKED.replace("{rows}", tables.dialect.rows({"id": "int"})))
+        claimed_at = rows[0].claimed_at
+        connection.execute(statement, {"doc": _ids([row.id for row in rows]), "w": worker_id, "at": claimed_at})
+    return rows
+
+
+def _candidates(connection: Connection, tables: Tables, lanes: Lanes, lane: Lane, limit: int) -> list[int]:
+    values = {"q": lane[0], "p": lane[1], "f": lanes.floors.get(lane, 0), "n": limit}
+    return [row[0] for row in connection.execute(tables.text(_CANDIDATES), values).all()]
+
+
+def _lock(connection: Connection, tables: Tables, ids: list[int]) -> list[Row[Any]]:
+    if not ids:
+        return []
     statement = tables.text(_LOCK.replace("{rows}", tables.dialect.rows({"id": "int"})))
-    locked: list[int] = []
-    while found and len(locked) < wanted:
-        few, found = found[: wanted - len(locked)], found[wanted - len(locked) :]
-        # Ascending ids: whoever locks several rows takes them in the same order.
-        locked += [row[0] for row in connection.execute(statement, {"doc": _ids(sorted(few))})]
-    return locked
+    # Ascending ids: whoever locks several rows takes them in the same order.
+    return list(connection.execute(statement, {"doc": _ids(sorted(ids))}).all())
 
 
 def _check_alive(connection: Connection, tables: Tables, worker_id: int) -> None:

@@ -65,9 +65,8 @@ def finish(connection: Connection, tables: Tables, finishes: Sequence[Finish], *
             Ready(one.claim.id, one.claim.queue, one.claim.priority) for one in staying if one.change.state is State.READY
         ]
     if ending:
-        ended = _end(connection, tables, ending)
-        accepted |= ended
-    _keep_attempts(connection, tables, [one for one in (*staying, *ending) if one.claim.lease in accepted])
+        accepted |= _end(connection, tables, ending)
+    _keep_attempts(connection, tables, (*staying, *ending), accepted)
     if again and len(accepted) < len(finishes):
         accepted |= _done_before(connection, tables, [one.claim.lease for one in ordered if one.claim.lease not in accepted])
     return Finished(accepted, ready)
@@ -77,15 +76,11 @@ def finish(connection: Connection, tables: Tables, finishes: Sequence[Finish], *
 
 
 def _end(connection: Connection, tables: Tables, ending: Sequence[Finish]) -> set[Lease]:
+    if tables.dialect.name != "postgresql":
+        return _end_in_steps(connection, tables, ending)
     document = msgspec.json.encode([_ended_row(one) for one in ending]).decode()
-    rows = (
-        connection.execute(tables.text(_end_statement(tables)), {"doc": document})
-        if tables.dialect.name == "postgresql"
-        else None
-    )
-    if rows is not None:
-        return {Lease(row[0], row[1]) for row in rows}
-    return _end_in_steps(connection, tables, ending)
+    rows = connection.execute(tables.text(_end_statement(tables)), {"doc": document}).all()
+    return {Lease(row[0], row[1]) for row in rows}
 
 
 def _end_in_steps(connection: Connection, tables: Tables, ending: Sequence[Finish]) -> set[Lease]:
@@ -173,7 +168,7 @@ def _lock(connection: Connection, tables: Tables, leases: Iterable[Lease]) -> di
             by_key = _LOCK.replace(" JOIN ", " STRAIGHT_JOIN ").replace(" ON ", " FORCE INDEX (PRIMARY) ON ")
             statement = by_key + " FOR UPDATE"
     document = msgspec.json.encode([{"i": lease.id, "f": lease.fence} for lease in leases]).decode()
-    rows = connection.execute(_with_rows(tables, statement, {"i": "int", "f": "int"}), {"doc": document})
+    rows = connection.execute(_with_rows(tables, statement, {"i": "int", "f": "int"}), {"doc": document}).all()
     return {Lease(row[0], row[1]): row[2] for row in rows}
 
 
@@ -233,7 +228,7 @@ def _storable(text: str | None) -> str | None:
 # --- side rows ------------------------------------------------------------------------------------------------------------
 
 
-def _keep_attempts(connection: Connection, tables: Tables, finishes: Sequence[Finish]) -> None:
+def _keep_attempts(connection: Connection, tables: Tables, finishes: Sequence[Finish], accepted: set[Lease]) -> None:
     """Keep what went wrong, attempt by attempt. A run that succeeded has all there is to say on the job itself."""
     rows = [
         {
@@ -247,7 +242,7 @@ def _keep_attempts(connection: Connection, tables: Tables, finishes: Sequence[Fi
             "traceback": _storable(one.change.traceback),
         }
         for one in finishes
-        if one.change.error is not None or one.change.crashed
+        if (one.change.error is not None or one.change.crashed) and one.claim.lease in accepted
     ]
     if rows:
         connection.execute(tables.text(_KEEP_ATTEMPT), rows)
