@@ -10,7 +10,7 @@ A datetime keeps its instant and its offset from UTC, not the name of its zone; 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -57,7 +57,7 @@ class Codec:
         return cls
 
     def register_from(self, *hints: object) -> None:
-        """Register the types found in hints or in the signature of a function, also in lists, unions and fields.
+        """Register the types found in hints or in a function's signature, also in lists, unions and fields.
 
         Best called late: a name that does not resolve yet is passed over. A known type keeps its name.
         """
@@ -89,7 +89,7 @@ class Codec:
             call["a"] = args
         if kwargs:
             call["k"] = kwargs
-        data = self._dump_plain((*args, *kwargs.values()), 1, call)
+        data = self._dump_plain((*args, *kwargs.values()) if kwargs else args, 1, call)
         return self._text(data or self._dump_call(args, kwargs), ARGUMENTS)
 
     def decode_call(self, text: str | bytes) -> tuple[list[Any], dict[str, Any]]:
@@ -108,7 +108,7 @@ class Codec:
                 data = dump(writer.write(value, ()))
         return self._text(data, what)
 
-    def _dump_plain(self, values: Collection[Any], depth: int, whole: object) -> bytes | None:
+    def _dump_plain(self, values: Iterable[Any], depth: int, whole: object) -> bytes | None:
         if not is_plain(values, depth, self.max_bytes):
             return None
         try:

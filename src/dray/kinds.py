@@ -22,9 +22,7 @@ from dray.urls import SUPPORTED, normalize_url, redact_url
 
 _PREFIX = re.compile(r"[a-z_][a-z0-9_]{0,20}")
 _LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
-_SWITCHES = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(
-    ("false", "no", "off", "0"), False
-)
+_SWITCHES = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
 
 T = TypeVar("T")
 
@@ -101,9 +99,7 @@ def optional(kind: Kind) -> Kind:
 TEXT = Kind(expects="a text", read=_text)
 SWITCH = Kind(expects="true or false", read=_switch, show=lambda value: "yes" if value else "no")
 TIME = Kind(expects=DURATION_EXPECTED, read=parse_duration, show=show_duration)
-TIME_ABOVE_ZERO = Kind(
-    expects=f"{DURATION_EXPECTED}, above 0", read=_above_zero(parse_duration), show=show_duration
-)
+TIME_ABOVE_ZERO = Kind(expects=f"{DURATION_EXPECTED}, above 0", read=_above_zero(parse_duration), show=show_duration)
 SIZE_ABOVE_ZERO = Kind(expects=f"{SIZE_EXPECTED}, above 0", read=_above_zero(parse_size), show=show_size)
 DATABASE_URL = Kind(expects=f"a database URL: {SUPPORTED}", read=_url, show=redact_url)
 TABLE_PREFIX = Kind(expects="at most 21 of a-z, 0-9 and _, not starting with a digit", read=_table_prefix)

@@ -96,9 +96,7 @@ class Setting:
         except ValueError as error:
             # Whatever stands in the wrong place may be a URL with a password.
             shown = redact_url(repr(value))
-            raise ConfigurationError(
-                f"{self.name} = {shown} ({source}): expected {self.kind.expects}"
-            ) from error
+            raise ConfigurationError(f"{self.name} = {shown} ({source}): expected {self.kind.expects}") from error
 
 
 def _setting(default: T, kind: Kind, words: str) -> T:
@@ -124,9 +122,7 @@ class Settings:
     concurrency: int = _setting(10, whole_number(1), "jobs a worker runs at the same time")
     prefetch: int = _setting(500, whole_number(0), "most jobs a worker fetches ahead")
     beat: float = _setting(5.0, TIME_ABOVE_ZERO, "time between signs of life of a worker; not set: ttl/6")
-    ttl: float = _setting(
-        30.0, TIME_ABOVE_ZERO, "a worker silent for this long is dead, its jobs are rescued"
-    )
+    ttl: float = _setting(30.0, TIME_ABOVE_ZERO, "a worker silent for this long is dead, its jobs are rescued")
     grace: float = _setting(30.0, TIME, "time running jobs get at shutdown before they are released")
     keep_succeeded: float = _setting(7 * DAY, TIME, "how long succeeded jobs are kept")
     keep_cancelled: float = _setting(7 * DAY, TIME, "how long cancelled jobs are kept")
@@ -157,23 +153,16 @@ class Settings:
 
     def explain(self) -> list[tuple[str, str, str]]:
         """Give (name, value, source) of every setting for people to read, passwords hidden."""
-        return [
-            (name, setting.kind.show(getattr(self, name)), str(self.source(name)))
-            for name, setting in SETTINGS.items()
-        ]
+        return [(name, setting.kind.show(getattr(self, name)), str(self.source(name))) for name, setting in SETTINGS.items()]
 
     def override(self, options: Mapping[str, Any]) -> Settings:
         """Put the options of a command line over these settings; an option that is None was not given."""
-        return _apply(
-            self, _given(options, lambda name: Source(origin=Origin.COMMAND_LINE, name=flag_of(name)))
-        )
+        return _apply(self, _given(options, lambda name: Source(origin=Origin.COMMAND_LINE, name=flag_of(name))))
 
 
 SETTINGS: Mapping[str, Setting] = MappingProxyType(
     {
-        each.name: Setting(
-            name=each.name, default=each.default, kind=each.metadata["kind"], help=each.metadata["help"]
-        )
+        each.name: Setting(name=each.name, default=each.default, kind=each.metadata["kind"], help=each.metadata["help"])
         for each in fields(Settings)
         if "kind" in each.metadata
     }

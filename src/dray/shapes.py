@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum, Flag
@@ -24,6 +24,9 @@ from typing import (
 import msgspec
 
 from dray.errors import BadOption
+
+# Tells whether two parts are of one type and one content.
+Alike = Callable[[Any, Any], bool]
 
 
 class Shape(Protocol):
@@ -47,8 +50,8 @@ class Shape(Protocol):
         """Make a value from its parts; any error means that they do not fit."""
         ...
 
-    def same(self, before: Any, after: Any) -> bool:
-        """Tell whether two values with equal parts are equal in what the parts do not show, too."""
+    def differs(self, before: Any, after: Any, alike: Alike) -> str | None:
+        """Name what differs in two values: a field, "" for the whole, None for nothing."""
         ...
 
 
@@ -69,8 +72,8 @@ class EnumShape:
             return self.cls(parts)
         raise ValueError(f"{self.cls.__name__} has no member {parts!r}")
 
-    def same(self, before: Any, after: Any) -> bool:
-        return before is after
+    def differs(self, before: Any, after: Any, alike: Alike) -> str | None:
+        return None if before is after else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +99,11 @@ class FieldShape:
             object.__setattr__(made, name, parts[name])
         return made
 
-    def same(self, before: Any, after: Any) -> bool:
-        return type(before) is type(after)
+    def differs(self, before: Any, after: Any, alike: Alike) -> str | None:
+        if type(before) is not type(after):
+            return ""
+        one, other = self.take_apart(before), self.take_apart(after)
+        return next((name for name in one if not alike(one[name], other.get(name))), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +120,8 @@ class ModelShape:
         # As JSON and not as objects: a strict model takes a date as text only from JSON.
         return self.cls.model_validate_json(msgspec.json.encode(parts))
 
-    def same(self, before: Any, after: Any) -> bool:
-        return bool(before == after)
+    def differs(self, before: Any, after: Any, alike: Alike) -> str | None:
+        return None if before == after else ""
 
 
 def shape_of(cls: type) -> Shape | None:

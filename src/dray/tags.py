@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -17,8 +17,7 @@ import msgspec
 # Deep enough for any honest value, shallow enough for Python's stack even where ours begins deep inside a framework.
 MAX_DEPTH = 100
 
-_SCALARS = frozenset({NoneType, bool, int, float, str})
-_PLAIN = _SCALARS | {list, dict}
+_SAFE = frozenset({NoneType, bool, int, str})
 _STRINGS = frozenset({str})
 
 # ISO 8601 has no word for the second 02:30 of the night in which clocks go back.
@@ -79,36 +78,35 @@ TAGS: dict[type, Tag] = {
 }
 
 
-def is_plain(values: Collection[Any], depth: int, most: int) -> bool:
+def is_plain(values: Iterable[Any], depth: int, most: int) -> bool:
     """Tell whether msgspec alone stores these values so that they come back equal.
 
-    Goes level by level, not by recursion: types of a whole level are collected by C code. `most` bounds a level,
-    for a value that contains itself twice would double it forever; no more could be stored anyway.
+    Goes level by level, which needs no stack. `most` bounds a level, for a value that contains itself twice would
+    double it forever; no more could be stored anyway.
     """
     for _ in range(depth, MAX_DEPTH + 1):
-        kinds = set(map(type, values))
-        if float in kinds and not all(isfinite(value) for value in values if type(value) is float):
-            return False
-        if kinds <= _SCALARS:
-            return True
-        if not kinds <= _PLAIN:
-            return False
         deeper: list[Any] = []
         for value in values:
-            if type(value) is list:
+            kind = type(value)
+            if kind in _SAFE:
+                continue
+            if kind is list:
                 deeper += value
-            elif type(value) is dict:
-                if not is_object(value):
-                    return False
+            elif kind is dict and is_object(value):
                 deeper += value.values()
+            elif kind is not float or not isfinite(value):
+                return False
             if len(deeper) > most:
                 return False
+        if not deeper:
+            return True
         values = deeper
     return False
 
 
 def is_object(value: dict[Any, Any]) -> bool:
     """Tell whether a dict is an object of JSON that nobody can take for a tag."""
-    if not set(map(type, value)) <= _STRINGS:
-        return False
-    return len(value) != 1 or not next(iter(value)).startswith("$")
+    if len(value) == 1:
+        (key,) = value
+        return type(key) is str and not key.startswith("$")
+    return _STRINGS.issuperset(map(type, value))

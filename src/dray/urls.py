@@ -10,9 +10,7 @@ from pathlib import Path
 
 from dray.errors import ConfigurationError
 
-SUPPORTED = (
-    "sqlite:///file.db, postgresql://user@host/name, mysql://user@host/name or mariadb://user@host/name"
-)
+SUPPORTED = "sqlite:///file.db, postgresql://user@host/name, mysql://user@host/name or mariadb://user@host/name"
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+._-]*)://")
 _DIALECTS = {
@@ -42,9 +40,7 @@ def normalize_url(url: str) -> str:
     if dialect is None:
         raise ConfigurationError(f"databases of type {name!r} are not supported: use {SUPPORTED}")
     if driver not in ("", _DRIVERS[dialect]):
-        raise ConfigurationError(
-            f"Dray speaks to {name} through {_DRIVERS[dialect]}, not {driver}: use {name}://…"
-        )
+        raise ConfigurationError(f"Dray speaks to {name} through {_DRIVERS[dialect]}, not {driver}: use {name}://…")
     rest = url[found.end() :]
     if dialect == "sqlite":
         return _sqlite(rest)
@@ -77,7 +73,7 @@ def redact_url(url: str) -> str:
     >>> redact_url("postgresql://ann:secret@db/shop")
     'postgresql://ann:***@db/shop'
     """
-    scheme, slashes, rest = url.partition("://")
+    scheme, slashes, rest = url.partition("://") if "://" in url else ("", "", url)
     # Up to the last @, since a password that was not percent-encoded may hold one; hiding too much is safe.
     user, at, host = rest.rpartition("@")
     if at and ":" in user and not scheme.lower().startswith("sqlite"):
