@@ -18,6 +18,7 @@ import contextlib
 import importlib
 import json
 import os
+import random
 import select
 import signal
 import sys
@@ -75,7 +76,7 @@ class Heart:
 
     @property
     def is_sqlite(self) -> bool:
-        return bool(self.plan["driver"] == "sqlite3")
+        return str(self.plan["driver"]).partition(".")[0] == "sqlite3"  # SQLAlchemy says sqlite3.dbapi2
 
     @property
     def is_postgresql(self) -> bool:
@@ -88,10 +89,21 @@ class Heart:
         self.connection = None
 
     def execute(self, statement: str) -> int:
-        """Run a statement and give the number of rows it changed."""
-        cursor = self.connect().cursor()
-        cursor.execute(statement)
-        return int(cursor.rowcount)
+        """Run a statement and give the number of rows it changed. A locked SQLite file is waited for, as everywhere."""
+        deadline = steady() + min(self.period, GLANCE)
+        while True:
+            try:
+                cursor = self.connect().cursor()
+                cursor.execute(statement)
+                return int(cursor.rowcount)
+            except Exception as error:
+                if not self.is_busy(error) or steady() > deadline:
+                    raise
+            time.sleep(random.uniform(0.0005, 0.0015))
+
+    def is_busy(self, error: Exception) -> bool:
+        """Whether somebody else was writing just then: SQLITE_BUSY or SQLITE_LOCKED, whatever is added to them."""
+        return self.is_sqlite and getattr(error, "sqlite_errorcode", 0) & 0xFF in (5, 6)
 
     def beat(self) -> None:
         """Move the row on, and say so."""
@@ -102,9 +114,11 @@ class Heart:
         try:
             changed = self.execute(self.plan["beat"])
         except Exception as error:
-            self.disconnect()
+            busy = self.is_busy(error)
+            if not busy:
+                self.disconnect()
             # What fails at once was refused: the database is away for everybody. What hung may be our network alone.
-            if steady() - sent < self.period:
+            if not busy and steady() - sent < self.period:
                 say("a " + " ".join(str(error).split())[:300])
             self.next_beat = steady() + min(self.period, 0.5)
             return
