@@ -186,6 +186,8 @@ def _connect_args(dialect: Dialect) -> dict[str, Any]:
 
 
 def _roll_back(connection: Connection) -> None:
+    if connection.invalidated:
+        return  # it broke: the server has rolled back, and SQLAlchemy would complain instead of saying that
     try:
         connection.exec_driver_sql("ROLLBACK")
     except DBAPIError:
