@@ -54,7 +54,6 @@ class Dray:
         self._clock = clock
         self._store: SqlStore | None = None
         self._opening = threading.Lock()
-        self._pool_size = 5
         self._transaction: ContextVar[Any] = ContextVar("dray_transaction", default=None)
 
     # --- tasks ----------------------------------------------------------------------------------------------------------
@@ -165,7 +164,6 @@ class Dray:
             schema=settings.schema,
             create_tables=settings.create_tables,
             clock=self._clock,
-            pool_size=self._pool_size,
         )
 
     def close(self) -> None:

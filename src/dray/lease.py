@@ -45,7 +45,6 @@ class WorkerLease:
         self._held = heartbeat.steady()  # when the last beat that arrived was sent
         self._refused = float("-inf")
         self._child: subprocess.Popen[bytes] | None = None
-        self._closing = False
         self.worker_id = 0
 
     def take(self, *, queues: str, concurrency: int) -> int:
@@ -86,7 +85,6 @@ class WorkerLease:
         self._stop_heart()
 
     def _start_heart(self) -> None:
-        self._closing = False
         plan = {
             **self._roster.heartbeat_plan(self.worker_id),
             "parent": os.getpid(),
@@ -106,7 +104,6 @@ class WorkerLease:
         threading.Thread(target=self._hear, args=(self._child,), name="dray-lease", daemon=True).start()
 
     def _stop_heart(self) -> None:
-        self._closing = True
         child, self._child = self._child, None
         if child is None:
             return
@@ -122,12 +119,13 @@ class WorkerLease:
 
     def _hear(self, child: subprocess.Popen[bytes]) -> None:
         assert child.stdout is not None
-        for line in child.stdout:
-            self._obey(line)
-        if not self._closing:
+        with child.stdout as lines:
+            for line in lines:
+                self._obey(line)
+        if self._child is child:  # nobody has stopped it
             events.emit("heart.died", worker_id=self.worker_id, code=child.poll())
             time.sleep(min(1.0, self._beat))
-            if not self._closing:
+            if self._child is child:
                 self._start_heart()
 
     def _obey(self, line: bytes) -> None:

@@ -27,6 +27,7 @@ from dray.upkeep import Attendance, Upkeep
 
 EXIT_LOST = 75  # the lease was lost while jobs ran; a supervisor starts a new worker
 AWAY_PAUSE = (0.1, 1.0)  # seconds between tries while the database is away
+CONNECTIONS = 2  # one for this loop, one for everything else; the heartbeat process has the third
 GLANCE = 0.05  # seconds a busy worker waits at most before it looks around
 
 
@@ -61,6 +62,7 @@ class Worker:
         settings = app.settings
         self.app = app
         self.store = app.store
+        self.store.database.limit(CONNECTIONS)
         self.queues = tuple(queues)
         self.limits = limits or Limits()
         self.concurrency = settings.concurrency if concurrency is None else concurrency
@@ -162,7 +164,8 @@ class Worker:
         if self.slots.done:
             pauses.append(self.slots.done[0].ended + self._pace.flush_after - now)
         if self._wants() > 0:
-            pauses.append(self._intake.wait(now))
+            # What may not be started is not looked for, however many hints there are.
+            pauses.append(self._intake.wait(now) if self._lease.may_start() else GLANCE)
         if self.limits.max_time is not None:
             pauses.append(self._began + self.limits.max_time - now)
         return min(pauses, default=GLANCE)

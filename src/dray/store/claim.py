@@ -59,15 +59,16 @@ class Lanes:
     swept: float = float("-inf")
     sweep_after: float = SWEEP_EVERY[0]
 
-    def refresh(self, connection: Connection, tables: Tables, *, force: bool = False) -> None:
-        """Ask which lanes have ready jobs, unless that is known from a moment ago."""
+    def refresh(self, connection: Connection, tables: Tables, *, force: bool = False) -> bool:
+        """Ask which lanes have ready jobs, unless that is known from a moment ago; True when it asked."""
         now = self.clock()
         if not force and now - self.looked < LANES_EVERY:
-            return
+            return False
         wanted = {name_hash(queue) for queue in self.queues}
         found = connection.execute(tables.text(LANES_OF[tables.dialect.name])).all()
         self.known = [(row[0], row[1]) for row in found if not wanted or row[0] in wanted]
         self.looked = now
+        return True
 
     def in_order(self) -> list[Lane]:
         """The most urgent first; queues of one priority take turns at being first."""
@@ -123,11 +124,11 @@ def claim(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, 
         return []
     if lanes.sweep_is_due():
         lanes.sweep()
-    lanes.refresh(connection, tables)
+    fresh = lanes.refresh(connection, tables)
     hinted = bool(lanes.floors)
     started = time.monotonic()
     rows = _claim(connection, tables, worker_id, lanes, limit) if lanes.known else []
-    if hinted and len(rows) < limit:
+    if len(rows) < limit and (hinted or not fresh):
         # Fewer than asked: perhaps there are more below the floors, or in a lane that was empty a moment ago.
         lanes.sweep()
         lanes.refresh(connection, tables, force=True)
@@ -232,8 +233,9 @@ def _lock_and_take(connection: Connection, tables: Tables, worker_id: int, lanes
         found = _candidates(connection, tables, lanes, lane, wanted)
         locked = _lock(connection, tables, found)
         if len(locked) < len(found) == wanted:
-            # Other claimers were at the same ones: look beyond them.
-            further = _candidates(connection, tables, lanes, lane, wanted * 3)[wanted:]
+            # Other claimers were at the same ones: look beyond them. Not by position: what was committed in between may have
+            # moved a job that is ours already down the list, and it would be claimed twice.
+            further = [id for id in _candidates(connection, tables, lanes, lane, wanted * 3) if id not in found]
             locked += _lock(connection, tables, further[: wanted - len(locked)])
         rows += locked
     if rows:

@@ -73,6 +73,11 @@ class Database:
             cursor.execute(statement)
         cursor.close()
 
+    def limit(self, connections: int) -> None:
+        """Hold at most so many connections from now on; those that are open are closed."""
+        self.engine.dispose()
+        self.engine = self._engine(connections)
+
     def driver(self) -> tuple[str, list[Any], dict[str, Any]]:
         """The driver's module and the arguments of its connect(), for a process that does without SQLAlchemy."""
         arguments, keywords = self.engine.dialect.create_connect_args(self.url)

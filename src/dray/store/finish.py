@@ -212,7 +212,8 @@ def _put_back_row(one: Finish) -> dict[str, Any]:
         "b": 0 if change.counted else 1,
         "c": 1 if change.crashed else 0,
         "z": 1 if change.snoozed else 0,
-        "keep": ~int(Flag.SUSPECT),
+        # Suspicion is over once it has run in sight; handing it back unstarted proves nothing.
+        "keep": ~int(Flag.SUSPECT) if one.started else -1,
         "fl": int(Flag.SUSPECT) if change.suspect else 0,
         "p": None if change.report is None else change.report.to_json(),
         "e": _storable(change.error),
