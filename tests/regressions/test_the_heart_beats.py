@@ -1,0 +1,110 @@
+"""A worker's row stood still on SQLite: its heartbeat process compared the driver's name with `sqlite3`, while SQLAlchemy
+calls it `sqlite3.dbapi2`, so that it took the connection for another database's and failed at every beat. Each worker was
+given up on after one TTL, by itself, and its death was never written down either. Then it looked for work without a pause,
+since there were hints and it was not allowed to start anything.
+
+Once it beat, a beat that met a writer was given up at once and tried again half a second later: with a short TTL and much
+writing, an unlucky worker was taken for dead.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from dray import Dray, heartbeat
+from dray.lease import WorkerLease
+from dray.store.workers import WorkerState
+from dray.worker import Worker
+from tests.servers import Database
+
+DEADLINE = 10.0  # seconds
+
+
+def until(fact: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not fact():
+        assert time.monotonic() < deadline, "this did not come about in time"
+        time.sleep(0.02)
+
+
+def test_the_row_of_a_worker_moves_on(database: Database) -> None:
+    app = Dray(database.url, create_tables=True)
+    app.store.ensure()
+    roster = app.store.roster
+    lease = WorkerLease(roster, ttl=30, beat=0.1, listen=False, on_wake=lambda: None, on_lost=lambda: None)
+    lease.take(queues="*", concurrency=1)
+    try:
+        (first,) = roster.beats()
+        until(lambda: roster.beats()[0].beat_at > first.beat_at)
+    finally:
+        lease.give_up()
+        app.close()
+
+
+def test_a_beat_waits_for_its_turn_to_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = Dray(f"sqlite:///{tmp_path}/dray.db")
+    app.store.ensure()
+    worker_id = app.store.roster.register(host="here", pid=1, queues="*", concurrency=1)
+    said: list[str] = []
+    monkeypatch.setattr(heartbeat, "say", said.append)
+    plan = {**app.store.roster.heartbeat_plan(worker_id), "period": 5, "listen": False}
+    heart = heartbeat.Heart(plan, os.getpid())
+    thread = threading.Thread(target=heart.beat)
+    with closing(sqlite3.connect(tmp_path / "dray.db", isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        thread.start()
+        began = time.monotonic()
+        until(lambda: len(said) > 0 or time.monotonic() > began + 0.2)
+        writer.execute("COMMIT")
+        thread.join(DEADLINE)
+    heart.disconnect()
+    app.close()
+    assert [line[0] for line in said] == ["b"]
+
+
+def test_the_death_of_a_worker_is_written_down_at_once(database: Database) -> None:
+    app = Dray(database.url, create_tables=True)
+    app.store.ensure()
+    code = (
+        "import sys; from dray import Dray; from dray.worker import Worker;"
+        "Worker(Dray(sys.argv[1], ttl='1h', beat='1s'), upkeep=False).run()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, database.url])
+    try:
+        until(lambda: len(app.store.roster.beats()) == 1)
+        (first,) = app.store.roster.beats()
+        until(lambda: app.store.roster.beats()[0].beat_at > first.beat_at)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    until(lambda: app.store.roster.listing(alive_only=False)[0].state is WorkerState.DEAD)
+    app.close()
+
+
+def test_a_worker_that_may_not_start_anything_does_not_spin(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = Dray(database.url, create_tables=True)
+    worker = Worker(app, upkeep=False)
+    turns: list[float] = []
+    turn = worker._turn
+    monkeypatch.setattr(worker._lease, "may_start", lambda: False)
+    monkeypatch.setattr(worker, "_turn", lambda: (turns.append(time.monotonic()), turn()))
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    try:
+        until(lambda: len(turns) > 0 and time.monotonic() > turns[0] + 0.5)
+        assert len(turns) < 100
+    finally:
+        worker.stop()
+        thread.join(DEADLINE)
+        app.close()
