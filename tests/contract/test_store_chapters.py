@@ -30,6 +30,7 @@ from dray.job import (
 )
 from dray.lifecycle import decide
 from dray.report import Report
+from dray.store import claim as claims
 from dray.store import control, output, prune
 from dray.store.add import add
 from dray.store.claim import Lanes, claim
@@ -179,6 +180,28 @@ def test_what_another_is_just_claiming_is_passed_over(bench: Bench) -> None:
         second = other.claim(4)
     assert sorted(one.id for one in [*first, *second]) == ids
     assert len(first) == len(second) == 2
+
+
+def test_a_job_that_moves_down_the_list_during_a_claim_is_claimed_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    if bench.database.dialect.name != "mysql":
+        pytest.skip("the others claim in one statement")
+    first, second, third = bench.add(3)
+    looks, look = [], claims._candidates
+
+    def candidates(*arguments: Any) -> list[int]:
+        if looks:  # between its first look and the second somebody commits an older job
+            bench.clock.forward(-5)
+            bench.add()
+            bench.clock.forward(5)
+        looks.append(look(*arguments))
+        return looks[-1]
+
+    monkeypatch.setattr(claims, "_candidates", candidates)
+    with bench.another() as other, bench.transaction() as connection:
+        control.hold(connection, bench.tables, [first])
+        got = [one.id for one in other.claim(2)]
+    assert looks == [[first, second], [third + 1, first, second, third]]
+    assert got == [third + 1, second]
 
 
 def test_a_floor_hides_a_late_commit_only_until_the_next_look_without_floors(bench: Bench) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Table, insert, literal, null, select, update
+from sqlalchemy import ColumnElement, Connection, Table, insert, literal, null, select, union_all, update
 
 from dray.job import Flag, Lease, Reason, State
 from dray.store.tables import (
@@ -24,6 +24,7 @@ from dray.store.tables import (
 )
 
 CHUNK = 1000  # jobs locked and written by one round of statements
+LOOKS = 10  # how often we look for a job that moves from table to table each time we do
 WAITING = (READY, SCHEDULED, RETRYING, BLOCKED)
 LIVE = (*WAITING, RUNNING)
 HELD = REASON[Reason.HELD]
@@ -158,17 +159,26 @@ def _move(connection: Connection, tables: Tables, ids: Sequence[int], act: Act) 
 
 
 def _find(connection: Connection, tables: Tables, ids: Sequence[int]) -> list[_Found]:
+    """Lock these jobs, wherever they are."""
     found: dict[int, _Found] = {}
-    # A job that ends while we wait for its lock is in the history when we look there; one that is put back at
-    # that moment is live again, hence the third look.
-    for place in ("jobs", "history", "jobs"):
-        missing = [id for id in ids if id not in found]
+    missing = list(ids)
+    for _ in range(LOOKS):
+        for place in ("jobs", "history"):
+            statement = tables.dialect.lock_ids(f"{{{place}}}", ", ".join(f"j.{name}" for name in _Found._fields))
+            rows = connection.execute(tables.text(statement), {"doc": document(missing)}) if missing else ()
+            found.update((row[0], _Found(*row)) for row in rows)
+            missing = [id for id in missing if id not in found]
+        # A job that is put back while we look may be in the one table before we look there, and in the other after. Only one
+        # statement that reads both can say that it is in neither.
+        missing = _existing(connection, tables, missing) if missing else []
         if not missing:
             break
-        statement = tables.dialect.lock_ids(f"{{{place}}}", ", ".join(f"j.{name}" for name in _Found._fields))
-        rows = connection.execute(tables.text(statement), {"doc": document(missing)})
-        found.update((row[0], _Found(*row)) for row in rows)
     return list(found.values())
+
+
+def _existing(connection: Connection, tables: Tables, ids: Sequence[int]) -> list[int]:
+    places = [select(table.c.id).where(table.c.id.in_(ids)) for table in (tables.jobs, tables.history)]
+    return sorted(connection.execute(union_all(*places)).scalars())
 
 
 def document(ids: Iterable[int]) -> str:
