@@ -21,7 +21,7 @@ FLOORS: list[set[str]] = [
     # 0 words
     {"errors", "report", "job", "durations", "urls", "tags"},
     # 1 rules
-    {"lifecycle", "settings", "kinds", "events", "codec", "payload", "shapes"},
+    {"lifecycle", "settings", "kinds", "events", "codec", "payload", "shapes", "calls"},
     # 2 the door
     {"store.base"},
     # 3 behind the door: what the store stands on, its chapters, and what puts them together
@@ -29,15 +29,15 @@ FLOORS: list[set[str]] = [
     | {"store.schema", "store.migrations", "store.migrations.*"}
     | {"store.add", "store.claim", "store.finish", "store.settle", "store.rescue", "store.promote"}
     | {"store.control", "store.workers", "store.read", "store.output", "store.prune"}
-    | {"store.roster", "store.desk", "store.caller", "store.sql"},
+    | {"store.roster", "store.desk", "store.caller", "store.vitals", "store.sql"},
     # 4 the doorkeeper
     {"store"},
     # 5 one run
     {"task", "runner", "context", "handle"},
     # 6 what the engine is made of
-    {"app", "intake", "process", "heartbeat", "lease", "pace", "slots", "admin"},
+    {"app", "intake", "process", "heartbeat", "lease", "pace", "slots", "admin", "doctor"},
     # 7 the engine
-    {"worker", "upkeep"},
+    {"worker", "upkeep", "discover"},
     # 8 faces
     {"cli.*", "testing.*", "demo", "demo.*"},
     # 9 doors to the street
@@ -78,6 +78,7 @@ NEIGHBOURS: dict[str, set[str]] = {
     "store.roster": {"store.connect", "store.tables", "store.wakeup", "store.workers"},
     "store.desk": {"store.connect", "store.tables", "store.wakeup"}
     | {"store.control", "store.output", "store.prune", "store.read"},
+    "store.vitals": {"store.connect", "store.tables"},
     "store.sql": {"store.dialects", "store.tables", "store.connect", "store.wakeup", "store.schema"}
     | {"store.add", "store.claim", "store.finish", "store.settle", "store.rescue", "store.promote"}
     | {"store.control", "store.workers", "store.read", "store.prune"}
@@ -86,6 +87,10 @@ NEIGHBOURS: dict[str, set[str]] = {
     "runner": {"context", "task"},
     "lease": {"heartbeat"},
     "worker": {"upkeep"},
+    "demo": {"demo.play", "demo.show", "demo.stage"},
+    "demo.play": {"demo.census", "demo.ledger", "demo.show", "demo.stage"},
+    "demo.show": {"demo.ledger", "demo.stage"},
+    "demo.ledger": {"demo.census"},
 }
 
 # The functions that may import modules of ours when they are called, and why not at the top.
