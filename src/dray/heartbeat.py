@@ -2,8 +2,10 @@
 
 It lives beside the worker because nothing there can be trusted to run in time: a C call that holds the interpreter lock
 stops every thread. Once every few seconds it moves the worker's row on; it also hears what wakes the worker, because it has
-a connection to spare. On its standard input it gets one line of JSON and later "q" to quit; on its standard output it says:
+a connection to spare. On its standard input it gets a line of JSON with all that it needs to be ready, then one with what
+to say for which worker, and later "q" to quit; on its standard output it says:
 
+    r         ready to beat
     b TIME    the row was moved; TIME is when the statement was sent (CLOCK_BOOTTIME, seconds)
     n         something may be ready
     a TEXT    the database refuses connections: it is away for everybody
@@ -21,7 +23,6 @@ import os
 import random
 import select
 import signal
-import sys
 import time
 from typing import Any
 
@@ -53,6 +54,7 @@ class Heart:
         self.next_beat = 0.0
         self.period = float(plan["period"])
         self.told_to_quit = False
+        self.orders = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115  unbuffered: what select() sees is all there is
 
     def connect(self) -> Any:
         """The connection, made when there is none."""
@@ -137,7 +139,7 @@ class Heart:
 
     def wait(self) -> bool:
         """Wait for the next beat or for something to tell; False when told to quit, or when the parent is gone."""
-        pause = min(max(self.next_beat - steady(), 0.0), GLANCE)
+        pause = min(max(self.next_beat - steady(), 0.0), GLANCE) if self.has_worker else GLANCE
         sources: list[Any] = [0]
         if self.is_sqlite and self.connection is not None and self.plan["listen"]:
             pause = min(pause, POLL)
@@ -145,14 +147,34 @@ class Heart:
             sources.append(self.connection.pgconn.socket)
         readable, _, _ = select.select(sources, [], [], pause)
         if 0 in readable:
-            self.told_to_quit = os.read(0, 16).startswith(b"q")
-            return False
+            return self.obey(self.orders.readline())
         try:
             self.hear(len(readable) > 0)
         except Exception:
             self.disconnect()
             self.next_beat = steady()
         return True
+
+    def obey(self, order: bytes) -> bool:
+        """Take what the worker says; False when told to quit, or when it is not there any more."""
+        self.told_to_quit = order.startswith(b"q")
+        if self.told_to_quit or not order:
+            return False
+        self.plan.update(json.loads(order))
+        self.next_beat = 0.0
+        return True
+
+    @property
+    def has_worker(self) -> bool:
+        return "beat" in self.plan
+
+    def get_ready(self) -> None:
+        """Do what takes long before it is in a hurry: on a busy machine that may be longer than a short TTL."""
+        try:
+            self.connect()
+        except Exception as error:
+            say("a " + " ".join(str(error).split())[:300])
+        say("r")
 
     def hear(self, readable: bool) -> None:
         """Pass on that something may be ready."""
@@ -175,7 +197,7 @@ class Heart:
         """Beat until told to quit, or until the worker is gone; then write its death down."""
         glance = 0.0
         while True:
-            if steady() >= self.next_beat:
+            if self.has_worker and steady() >= self.next_beat:
                 self.beat()
             if not self.wait():
                 break
@@ -183,7 +205,7 @@ class Heart:
                 glance = steady()
                 if self.parent_is_gone():
                     break
-        if self.told_to_quit:
+        if self.told_to_quit or not self.has_worker:
             return
         # Standard input can have been closed by the worker, too: only a new parent proves that the old one is dead.
         deadline = steady() + 0.2
@@ -208,8 +230,11 @@ def main() -> None:
     """Read the plan from standard input and live by it."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)  # it ends with its worker, not with the terminal
-    plan = json.loads(sys.stdin.readline())
-    Heart(plan, int(plan["parent"])).live()
+    with open(0, "rb", buffering=0, closefd=False) as orders:
+        plan = json.loads(orders.readline())
+    heart = Heart(plan, int(plan["parent"]))
+    heart.get_ready()
+    heart.live()
 
 
 if __name__ == "__main__":

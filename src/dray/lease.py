@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from dray import events, heartbeat
@@ -19,6 +19,8 @@ from dray.store.roster import Roster
 START_UNTIL = 0.6  # of the TTL: beyond it no job is started
 LIVE_UNTIL = 0.9  # of the TTL: beyond it others may soon take over, and what runs must have ended
 REFUSED_FOR = 2.0  # seconds a refusal proves that the database is away for everybody
+ORDERS = frozenset({"beat", "death"})  # what a heart has to say depends on the worker's id; all else it needs before
+HEART_PATIENCE = 30.0  # seconds one waits for the heartbeat process to start, at most
 
 
 class WorkerLease:
@@ -45,16 +47,21 @@ class WorkerLease:
         self._held = heartbeat.steady()  # when the last beat that arrived was sent
         self._refused = float("-inf")
         self._child: subprocess.Popen[bytes] | None = None
+        self._ready = threading.Event()
         self.worker_id = 0
 
     def take(self, *, queues: str, concurrency: int) -> int:
-        """Register this process as a worker, start its heart, and give the worker's id."""
+        """Start a heart, register this process as a worker, and give the worker's id."""
+        if self._child is None:
+            self._start_heart()
+        # Only then the row: on a busy machine a process can take longer to start than others wait for its first beat.
+        self._ready.wait(HEART_PATIENCE)
         sent = heartbeat.steady()
         self.worker_id = self._roster.register(
             host=socket.gethostname(), pid=os.getpid(), queues=queues, concurrency=concurrency
         )
         self._held = sent
-        self._start_heart()
+        self._tell_heart()
         return self.worker_id
 
     def age(self) -> float:
@@ -81,12 +88,20 @@ class WorkerLease:
         self._roster.leave(self.worker_id)
 
     def abandon(self) -> None:
-        """Stop the heart without a word: the row is not ours any more."""
-        self._stop_heart()
+        """End the heart without a word: the row is not ours any more, and the heart may be what failed."""
+        child, self._child = self._child, None
+        self.worker_id = 0
+        if child is not None:
+            child.kill()
+            child.wait()
+            with contextlib.suppress(OSError):
+                assert child.stdin is not None
+                child.stdin.close()
 
     def _start_heart(self) -> None:
+        self._ready.clear()
         plan = {
-            **self._roster.heartbeat_plan(self.worker_id),
+            **self._plan(ORDERS, kept=False),
             "parent": os.getpid(),
             "period": self._beat,
             "listen": self._listen,
@@ -98,10 +113,27 @@ class WorkerLease:
             stdout=subprocess.PIPE,
             start_new_session=True,  # a signal to the worker's group leaves a witness
         )
-        assert self._child.stdin is not None
-        self._child.stdin.write(json.dumps(plan).encode() + b"\n")
-        self._child.stdin.flush()
+        self._say(plan)
+        if self.worker_id:
+            self._tell_heart()
         threading.Thread(target=self._hear, args=(self._child,), name="dray-lease", daemon=True).start()
+
+    def _tell_heart(self) -> None:
+        """Say for which worker to beat."""
+        self._say(self._plan(ORDERS, kept=True))
+
+    def _plan(self, words: Collection[str], *, kept: bool) -> dict[str, object]:
+        plan = self._roster.heartbeat_plan(self.worker_id)
+        return {word: value for word, value in plan.items() if (word in words) is kept}
+
+    def _say(self, order: Mapping[str, object]) -> None:
+        child = self._child
+        if child is None:
+            return
+        assert child.stdin is not None
+        with contextlib.suppress(OSError):  # it has died: that is noticed where it is heard
+            child.stdin.write(json.dumps(order).encode() + b"\n")
+            child.stdin.flush()
 
     def _stop_heart(self) -> None:
         child, self._child = self._child, None
@@ -121,7 +153,8 @@ class WorkerLease:
         assert child.stdout is not None
         with child.stdout as lines:
             for line in lines:
-                self._obey(line)
+                if self._child is child:  # an old heart speaks of a worker that is no more
+                    self._obey(line)
         if self._child is child:  # nobody has stopped it
             events.emit("heart.died", worker_id=self.worker_id, code=child.poll())
             time.sleep(min(1.0, self._beat))
@@ -131,6 +164,8 @@ class WorkerLease:
     def _obey(self, line: bytes) -> None:
         word, _, rest = line.decode(errors="replace").rstrip("\n").partition(" ")
         match word:
+            case "r":
+                self._ready.set()
             case "b":
                 self._held = max(self._held, float(rest))
             case "n":
