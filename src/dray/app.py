@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
 from dray.codec import Codec
-from dray.errors import BadOption
+from dray.errors import BadOption, ConfigurationError
 from dray.handle import Job
 from dray.job import Added, NewJob, Options
 from dray.runner import Runner
@@ -165,6 +165,13 @@ class Dray:
             create_tables=settings.create_tables,
             clock=self._clock,
         )
+
+    def override(self, options: Mapping[str, Any]) -> None:
+        """Put the options of a command line over the settings; None is none. Raises ConfigurationError when it is too late."""
+        settings = self.settings.override(options)
+        if self._store is not None and settings.database_url != self.settings.database_url:
+            raise ConfigurationError("the app has opened its own database already: it uses it while it is imported")
+        self.settings = settings
 
     def close(self) -> None:
         """Close the store's connections; they are opened again when needed."""

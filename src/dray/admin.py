@@ -1,0 +1,245 @@
+"""What an operator may see and do. The command line, the pages and the API speak only to this."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from dray import doctor
+from dray.app import Dray
+from dray.doctor import Check
+from dray.errors import BadFilter, BadOption, IllegalMove, SchemaError, UnknownJob
+from dray.job import ENDED, JobRow, State
+from dray.store import schema, vitals
+from dray.store.control import Moved
+from dray.store.dialects import SQLITE
+from dray.store.filters import Filter
+from dray.store.output import OutputLine
+from dray.store.read import CAP, AttemptRow, QueueCount
+from dray.store.sql import SqlStore
+from dray.store.tables import Tables
+from dray.store.workers import WorkerRow
+
+PAGE = 500  # jobs that are looked at, or moved, in one go
+
+Wanted = Filter | Mapping[str, Any] | str | Sequence[str]
+
+_NEXT_WORD = re.compile(r"\s+(?=[a-z_]+:)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Details:
+    """All that is known of one job. `output` is the newest part of its log, the oldest line first."""
+
+    row: JobRow
+    labels: Mapping[str, str]
+    attempts: list[AttemptRow]
+    output: list[OutputLine]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """What became of one job that was to be moved; `error` says why it was not."""
+
+    id: int
+    before: State | None
+    after: State | None
+    error: UnknownJob | IllegalMove | None = None
+
+    def expect(self) -> Move:
+        """Give it back if the job was moved; raises UnknownJob or IllegalMove."""
+        if self.error is not None:
+            raise self.error
+        return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """How things are. Counts stop one above `cap`.
+
+    next_due    seconds until the next scheduled or retrying job is due; negative when it is overdue
+    """
+
+    counts: Mapping[State, int]
+    queues: list[QueueCount]
+    workers: list[WorkerRow]
+    next_due: float | None
+    cap: int
+
+
+class Admin:
+    """What an operator may see and do with the jobs of an app.
+
+    Looking never creates a database or a table: where there is none it raises SchemaError. Everything raises
+    StoreUnavailable when the database cannot be reached.
+    """
+
+    def __init__(self, app: Dray) -> None:
+        self.app = app
+        self._checked = False
+
+    # --- see ------------------------------------------------------------------------------------------------------------
+
+    def jobs(self, wanted: Wanted = "", *, limit: int = 50, before: int | None = None) -> list[JobRow]:
+        """Jobs, the newest first, older than the id `before`. Raises BadFilter."""
+        return self._store().desk.jobs(read_filter(wanted), limit=limit, before=before)
+
+    def pages(self, wanted: Wanted, *, limit: int | None = None, before: int | None = None) -> Iterator[list[JobRow]]:
+        """All jobs a filter lets through, or the newest `limit`, older than the id `before`, page by page.
+
+        By descending id, so it comes to an end whatever is enqueued or moved meanwhile (C92).
+        """
+        chosen, left = read_filter(wanted), limit
+        while left is None or left > 0:
+            page = self.jobs(chosen, limit=PAGE if left is None else min(PAGE, left), before=before)
+            if not page:
+                return
+            yield page
+            before = page[-1].id
+            left = None if left is None else left - len(page)
+
+    def job(self, job_id: int, *, lines: int = 1000) -> Details:
+        """One job with its labels, failed attempts and log; raises UnknownJob."""
+        desk = self._store().desk
+        row = desk.job(job_id)
+        if row is None:
+            raise UnknownJob(job_id)
+        labels = desk.labels([job_id]).get(job_id, {})
+        return Details(row=row, labels=labels, attempts=desk.attempts(job_id), output=self.output(job_id, limit=lines))
+
+    def output(self, job_id: int, *, after: int = 0, limit: int = 1000) -> list[OutputLine]:
+        """Lines of a job's log behind the line with the id `after`; to follow it, ask again with the last id."""
+        return self._store().desk.read_output(job_id, after, limit)
+
+    def stats(self, *, cap: int = CAP) -> Stats:
+        """Counts by state, queues, the workers that are alive, and when the next job is due."""
+        store = self._store()
+        return Stats(
+            counts=store.desk.counts(cap),
+            queues=store.desk.queues(cap),
+            workers=store.roster.listing(),
+            next_due=store.database.once(lambda connection: vitals.next_due(connection, store.tables)),
+            cap=cap,
+        )
+
+    def queues(self) -> list[QueueCount]:
+        """What waits and runs in each queue that is in use."""
+        return self._store().desk.queues()
+
+    def workers(self, *, alive_only: bool = True) -> list[WorkerRow]:
+        """The workers, the newest first."""
+        return self._store().roster.listing(alive_only=alive_only)
+
+    def doctor(self, known_variables: Iterable[str] = ()) -> list[Check]:
+        """Look for what is wrong, and say how to mend it. Raises nothing: what cannot be asked is a failed check."""
+        return doctor.examine(self.app, known_variables)
+
+    # --- do -------------------------------------------------------------------------------------------------------------
+
+    def retry(self, ids: Sequence[int], *, force: bool = False) -> list[Move]:
+        """Run ended jobs again under their ids, and waiting ones now; succeeded ones only with `force`.
+
+        What cannot be moved is told for each job, and does not stop the others.
+        """
+        return self._moves(ids, "retried", lambda some: self._store().desk.retry(some, force=force))
+
+    def cancel(self, ids: Sequence[int], note: str = "cancelled by an operator") -> list[Move]:
+        """End jobs that wait; ask running ones to end, which leaves them running until they heard it."""
+        return self._moves(ids, "cancelled", lambda some: self._store().desk.cancel(some, note))
+
+    def _moves(self, ids: Sequence[int], word: str, move: Callable[[list[int]], list[Moved]]) -> list[Move]:
+        left = iter(dict.fromkeys(ids))
+        moves: list[Move] = []
+        while some := list(islice(left, PAGE)):
+            moves += [_judged(moved, word) for moved in move(some)]
+        return moves
+
+    def prune(
+        self,
+        older_than: float | None = None,
+        states: Iterable[State] = ENDED,
+        *,
+        dry_run: bool = False,
+        on_progress: Callable[[State, int], None] = lambda state, count: None,
+    ) -> dict[State, int]:
+        """Delete jobs of these states that ended more than so many seconds ago; without an age, as the settings keep them.
+
+        Gives how many of each state. `dry_run` only counts, up to the cap plus one. Deletes in batches and tells
+        `on_progress` the count so far after each.
+        """
+        desk = self._store().desk
+        gone: dict[State, int] = {}
+        for state in (state for state in State if state in frozenset(states)):
+            age = self._kept(state) if older_than is None else older_than
+            gone[state] = desk.count_prunable(state, age, CAP) if dry_run else 0
+            while not dry_run and (count := desk.prune_batch(state, age)):
+                gone[state] += count
+                on_progress(state, gone[state])
+        return gone
+
+    def _kept(self, state: State) -> float:
+        if not state.ended:
+            raise BadOption(f"only ended jobs can be pruned; {state} is not an end")
+        kept: float = getattr(self.app.settings, f"keep_{state}")
+        return kept
+
+    # --- the schema -----------------------------------------------------------------------------------------------------
+
+    def init(self, report: Callable[[str], None] = lambda line: None) -> list[str]:
+        """Create the tables or bring them up to date, and give the steps that were taken; none: they were."""
+        store = self.app.store
+        return schema.upgrade(store.database, store.tables, report)
+
+    def check_schema(self) -> None:
+        """Raise SchemaError, which says what to do, unless the tables are there and of this code's version."""
+        store = self.app.store
+        file = vitals.file_of(store.database)
+        if file is not None and not file.exists():
+            raise SchemaError(f"there is no database file {file}: enqueue a job, or run 'dray init'")
+        store.database.once(lambda connection: schema.check(connection, store.tables))
+
+    def schema_sql(self) -> str:
+        """The tables as SQL, for those who let nobody else create them; no database is asked."""
+        settings = self.app.settings
+        named = Tables(SQLITE, settings.table_prefix, settings.schema)
+        return schema.sql(named, settings.database_url)
+
+    def _store(self) -> SqlStore:
+        if not self._checked:
+            self.check_schema()
+            self._checked = True
+        return self.app.store
+
+
+def _judged(moved: Moved, word: str) -> Move:
+    error: UnknownJob | IllegalMove | None = None
+    if moved.before is None:
+        error = UnknownJob(moved.id)
+    elif moved.after is None:
+        error = IllegalMove(moved.id, moved.before, word)
+    return Move(id=moved.id, before=moved.before, after=moved.after, error=error)
+
+
+def read_filter(wanted: Wanted) -> Filter:
+    """Read `state:failed queue:mail since:1h`, as one text or as words; raises BadFilter.
+
+    A value may hold blanks: it ends where the next `name:` begins.
+    """
+    if isinstance(wanted, Filter):
+        return wanted
+    if isinstance(wanted, Mapping):
+        return Filter.parse(wanted)
+    words: dict[str, str] = {}
+    for text in [wanted] if isinstance(wanted, str) else wanted:
+        for word in _NEXT_WORD.split(text.strip()):
+            name, colon, value = word.partition(":")
+            if not colon and word:
+                raise BadFilter(f"{word!r} is no filter: write name:value, such as state:failed or queue:mail")
+            if name in words:
+                raise BadFilter(f"{name} is given twice")
+            if word:
+                words[name] = value
+    return Filter.parse(words)

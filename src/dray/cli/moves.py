@@ -1,0 +1,111 @@
+"""`dray retry` and `dray cancel`: by id, from standard input, or by a filter."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+
+import click
+
+from dray.admin import read_filter
+from dray.cli.bulk import Choices, Mover, by_filter, by_ids
+from dray.cli.options import option, verb
+from dray.errors import BadFilter, BadOption
+from dray.job import ENDED, State
+from dray.store.filters import Filter
+
+LIVE = frozenset(State) - ENDED
+
+
+_WHICH = click.argument("which", nargs=-1, metavar="(ID... | - | FILTER...)")
+_LIMIT = option("--limit", type=click.IntRange(1), metavar="N", help="The newest N that the filter lets through.")
+_DRY_RUN = option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+_YES = option("-y", "--yes", is_flag=True, help="Do not ask; needed where there is no terminal.")
+
+
+@verb(
+    "retry",
+    "dray retry 17 18",
+    "dray retry state:failed queue:mail since:1h --dry-run",
+    "dray jobs state:failed task:send_invoice -o ids | dray retry -",
+)
+@_WHICH
+@option("--force", is_flag=True, help="Run succeeded jobs again too.")
+@_LIMIT
+@_DRY_RUN
+@_YES
+def retry(which: tuple[str, ...], force: bool, limit: int | None, dry_run: bool, yes: bool) -> int:
+    """Run jobs again: ended ones start over under their ids, waiting ones start now.
+
+    Jobs are named by ids, by ids on standard input (-), or by a filter as in `dray jobs`; a filter that names no state
+    means failed jobs. More than one job chosen by a filter has to be confirmed.
+    """
+    possible = frozenset({State.FAILED, State.CANCELLED, State.SCHEDULED, State.RETRYING, State.READY})
+    mover = Mover(
+        verb="retry",
+        done="retried",
+        example="state:failed",
+        usual=frozenset({State.FAILED}),
+        possible=possible | {State.SUCCEEDED} if force else possible,
+        act=lambda admin, ids: admin.retry(ids, force=force),
+    )
+    return _move(mover, which, Choices(yes=yes, dry_run=dry_run, limit=limit))
+
+
+@verb(
+    "cancel",
+    "dray cancel 17",
+    "dray cancel task:old.cleanup --dry-run",
+    "dray cancel state:scheduled queue:mail --yes",
+)
+@_WHICH
+@_LIMIT
+@_DRY_RUN
+@_YES
+def cancel(which: tuple[str, ...], limit: int | None, dry_run: bool, yes: bool) -> int:
+    """Cancel jobs: waiting ones end at once, running ones are asked to end.
+
+    Jobs are named by ids, by ids on standard input (-), or by a filter as in `dray jobs`; a filter that names no state
+    means all that have not ended. More than one job chosen by a filter has to be confirmed.
+    """
+    mover = Mover(
+        verb="cancel",
+        done="cancelled",
+        example="state:scheduled",
+        usual=LIVE,
+        possible=LIVE,
+        act=lambda admin, ids: admin.cancel(ids),
+    )
+    return _move(mover, which, Choices(yes=yes, dry_run=dry_run, limit=limit))
+
+
+def _move(mover: Mover, which: tuple[str, ...], choices: Choices) -> int:
+    if not which:
+        raise BadOption(f"which jobs? Give ids, - for ids on standard input, or a filter: dray {mover.verb} {mover.example}")
+    if which == ("-",):
+        return by_ids(mover, _numbers(sys.stdin.read().split()), choices)
+    if all(word.isdecimal() for word in which):
+        return by_ids(mover, _numbers(which), choices)
+    if any(word.isdecimal() or word == "-" for word in which):
+        raise BadOption("give ids or a filter, not both")
+    return by_filter(mover, _chosen(mover, which), choices)
+
+
+def _numbers(words: Sequence[str]) -> list[int]:
+    wrong = [word for word in words if not word.isdecimal() or int(word) >= 2**63]
+    if wrong:
+        raise BadOption(f"{wrong[0]!r} is no job id")
+    return [int(word) for word in words]
+
+
+def _chosen(mover: Mover, words: Sequence[str]) -> Filter:
+    wanted = read_filter(words)
+    named = wanted.possible_states()
+    if named is None:
+        return replace(wanted, states=mover.usual)
+    wrong = named - mover.possible
+    if wrong:
+        hint = " without --force" if State.SUCCEEDED in wrong and mover.verb == "retry" else ""
+        raise BadFilter(f"{', '.join(sorted(wrong))} jobs cannot be {mover.done}{hint}")
+    return wanted

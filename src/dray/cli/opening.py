@@ -1,0 +1,32 @@
+"""Opening what a verb works on: the app with its tasks, or the desk of an operator."""
+
+from __future__ import annotations
+
+import traceback
+
+import click
+
+from dray.admin import Admin
+from dray.cli.options import given
+from dray.discover import Found, find_app
+
+
+def look_for_app() -> Found:
+    """The app that is configured, or a bare one on the configured database: verbs that look need no more."""
+    shared = given()
+    found = find_app(shared.app, shared.settings)
+    if found.problem is not None:
+        if shared.verbose and found.problem.__cause__ is not None:
+            traceback.print_exception(found.problem.__cause__)
+        click.echo(f"dray: warning: {found.problem}; going on without the app", err=True)
+    return found
+
+
+def open_admin() -> Admin:
+    """What an operator may see and do, on that app."""
+    return Admin(look_for_app().app)
+
+
+def wants_json() -> bool:
+    """Whether JSON was asked for."""
+    return given().json
