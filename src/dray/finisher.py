@@ -44,6 +44,8 @@ class Finisher:
         definition = self._runner.definition(claim.task)
         change = decide(claim, item.outcome, DEFAULT_RETRY if definition is None else definition.defaults.retry)
         if item.started is None:
+            if item.dropped is not None:
+                change = replace(change, counted=False)
             return Finish(claim, change, ended_ago=now - item.ended, started=False)
         ran = item.ended - item.started
         _tell(claim, change, ran)

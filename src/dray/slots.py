@@ -128,8 +128,16 @@ class Slots:
     def _the_loop(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
-            threading.Thread(target=self._loop.run_forever, name="dray-loop", daemon=True).start()
+            threading.Thread(target=self._run_loop, args=(self._loop,), name="dray-loop", daemon=True).start()
         return self._loop
+
+    def _run_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_forever()
+        finally:
+            loop.run_until_complete(loop.shutdown_default_executor())
+            loop.close()
 
     def _fill_loop(self) -> None:
         while len(self._async_tasks) < self.concurrency:

@@ -113,6 +113,7 @@ class Attendance(_Chores):
     def _heed_requests(self) -> None:
         if not self._worker.items:
             return
+        running = []
         for lease, flags in self._worker.store.desk.requested(self._worker.worker_id):
             item = self._worker.items.get(lease.id)
             if item is None or item.claim.fence != lease.fence:
@@ -120,7 +121,10 @@ class Attendance(_Chores):
             if item.started is None:
                 item.dropped = Cancelled(why="cancelled") if flags & Flag.CANCEL else HandedBack(why="held")
             elif flags & Flag.CANCEL:
-                self._worker.slots.cancel(item)
+                running.append(item)
+        # Afterwards, since the end of a running one lets the next one start.
+        for item in running:
+            self._worker.slots.cancel(item)
 
     def _store_lines(self) -> None:
         with self._lock:

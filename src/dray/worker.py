@@ -91,6 +91,7 @@ class Worker:
         self._attendance = Attendance(self)
         self._upkeep = Upkeep(app, tell=self._wake) if upkeep else None
         self._alone: list[Item] = []  # jobs that must run with nothing beside them
+        self._solo: Item | None = None  # the one of them that was started last
         self._counted = 0  # jobs claimed, less those that came back unstarted
         self._began = 0.0
         self._stopping: str | None = None
@@ -189,7 +190,7 @@ class Worker:
 
     def _wants(self) -> int:
         """How many jobs to claim now."""
-        if self._alone:
+        if self._alone or (self._solo is not None and self._solo.claim.id in self.items):
             return 0
         target = self._pace.target()
         wanted = target - len(self.items)
@@ -248,7 +249,8 @@ class Worker:
     def _run_alone(self) -> None:
         """Start a job that has seen workers die, once everything else here has ended: nobody shall die with it."""
         if self._alone and len(self.items) == len(self._alone):
-            self.slots.start([self._alone.pop()])
+            self._solo = self._alone.pop()
+            self.slots.start([self._solo])
 
     def _nothing_to_do(self) -> None:
         self._pace.idle()
@@ -311,7 +313,7 @@ class Worker:
         """Others think that we are dead, or soon will: whatever runs here has to end before they take over."""
         if self.slots.running:
             events.emit("worker.lost", worker_id=self.worker_id, running=len(self.slots.running))
-            self._lease.abandon()
+            # At once, without a wait for anybody. The heart stays, and writes down that we are gone if it still can.
             sys.stderr.flush()
             os._exit(EXIT_LOST)
         # Nothing runs: what waited here is for others, and this process begins a new life under a new id.

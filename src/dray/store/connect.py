@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, DisconnectionError, NoSuchModuleError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from dray.errors import ConfigurationError, DrayError, SchemaError, StoreError, StoreUnavailable
 from dray.store.dialects import DIALECTS, Dialect
@@ -24,6 +23,7 @@ T = TypeVar("T")
 
 TRIES = 20  # how often a transaction that met a deadlock is run again
 FILE_PATIENCE = 60.0  # seconds one waits for a locked SQLite file before it is an error
+SEAT_PATIENCE = 30.0  # seconds one waits for a connection that another thread has
 EXTRA = {"sqlite": "", "postgresql": "postgres", "mysql": "mysql"}
 
 
@@ -38,6 +38,8 @@ class Database:
         self.url: URL = make_url(url)
         self.dialect: Dialect = _dialect(self.url)
         self.engine: Engine = self._engine(pool_size)
+        self._size = pool_size
+        self._seats = threading.BoundedSemaphore(pool_size)
         # One writer at a time is SQLite's rule; threads of one process need not fight for the file lock.
         self._turn = threading.Lock() if self.dialect.name == "sqlite" else None
         _forget_after_fork(self)
@@ -74,9 +76,10 @@ class Database:
         cursor.close()
 
     def limit(self, connections: int) -> None:
-        """Hold at most so many connections from now on; those that are open are closed."""
-        self.engine.dispose()
-        self.engine = self._engine(connections)
+        """Hold at most so many connections from now on."""
+        self._size = min(connections, self._size)
+        self._seats = threading.BoundedSemaphore(self._size)
+        self.engine.pool.dispose()  # closes the idle ones; those in use come back to this pool and are counted
 
     def driver(self) -> tuple[str, list[Any], dict[str, Any]]:
         """The driver's module and the arguments of its connect(), for a process that does without SQLAlchemy."""
@@ -94,6 +97,7 @@ class Database:
     def forget(self) -> None:
         """Drop the connections of a parent process without closing them: they are still the parent's (S2.5)."""
         self.engine.dispose(close=False)
+        self._seats = threading.BoundedSemaphore(self._size)
         if self._turn is not None:
             self._turn = threading.Lock()
 
@@ -116,14 +120,23 @@ class Database:
         tries = 0
         while True:
             try:
-                with self._take_turn(transaction), self.engine.connect() as connection:
+                with self._take_turn(transaction), self._connect() as connection:
                     return self._in_transaction(connection, work) if transaction else work(connection)
             except DBAPIError as error:
                 tries += 1
                 if not self.dialect.is_busy(error) or not self._wait(tries, deadline):
                     raise self.translate(error) from error
-            except PoolTimeout as error:
-                raise StoreUnavailable(f"no database connection came free: {error}") from error
+
+    @contextmanager
+    def _connect(self) -> Iterator[Connection]:
+        seats = self._seats
+        if not seats.acquire(timeout=SEAT_PATIENCE):
+            raise StoreUnavailable(f"no database connection came free within {SEAT_PATIENCE:g} s")
+        try:
+            with self.engine.connect() as connection:
+                yield connection
+        finally:
+            seats.release()
 
     @contextmanager
     def _take_turn(self, writing: bool) -> Iterator[None]:

@@ -1,0 +1,53 @@
+"""How far a worker fetches ahead, and how long it waits: rules without a clock of their own."""
+
+from __future__ import annotations
+
+from dray.pace import FIRST_POLL, FLUSH_AFTER, FLUSH_AT, LAST_POLL, Pace
+
+
+def after(pace: Pace, *, jobs: int, seconds: float, rounds: int = 20) -> Pace:
+    now = 0.0
+    for _ in range(rounds):
+        pace.finished(jobs, now)
+        now += seconds
+    return pace
+
+
+def test_slow_jobs_are_not_fetched_ahead() -> None:
+    assert after(Pace(concurrency=4, most=500), jobs=1, seconds=1.0).target() == 4
+
+
+def test_fast_jobs_are_fetched_by_the_hundred_and_never_more_than_allowed() -> None:
+    fast = after(Pace(concurrency=4, most=500), jobs=200, seconds=0.05)
+    assert 300 < fast.target() <= 504
+    assert after(Pace(concurrency=4, most=50), jobs=500, seconds=0.05).target() == 54
+
+
+def test_slowness_is_believed_at_once() -> None:
+    pace = after(Pace(concurrency=4, most=500), jobs=200, seconds=0.05)
+    pace.finished(1, 10.0)
+    assert pace.target() < 10
+
+
+def test_an_idle_worker_looks_more_and_more_seldom_and_soon_again_once_there_was_something() -> None:
+    pace = Pace(concurrency=1, most=1)
+    waits = [pace.empty() for _ in range(20)]
+    assert FIRST_POLL * 0.9 <= waits[0] <= FIRST_POLL * 1.1
+    assert LAST_POLL * 0.9 <= waits[-1] <= LAST_POLL * 1.1
+    pace.woken()
+    assert pace.empty() <= FIRST_POLL * 1.1
+
+
+def test_outcomes_are_written_after_a_moment_or_when_they_are_many() -> None:
+    pace = Pace(concurrency=1, most=1)
+    assert not pace.is_flush_due(1, 0.0)
+    assert pace.is_flush_due(FLUSH_AT, 0.0)
+    assert pace.is_flush_due(1, FLUSH_AFTER[0])
+
+
+def test_where_writing_is_dear_it_is_done_more_seldom_but_not_too_seldom() -> None:
+    pace = Pace(concurrency=1, most=1)
+    pace.wrote(0.02)
+    assert not pace.is_flush_due(1, 0.01)
+    pace.wrote(60.0)
+    assert pace.is_flush_due(1, FLUSH_AFTER[1])
