@@ -36,7 +36,7 @@ _RETURNED = ", ".join(f"j.{column}" for column in [*CLAIM_COLUMNS, "ready_at", "
 
 LANES_EVERY = 0.05  # seconds: an urgent job is seen by then, however busy the worker is
 SWEEP_SHARE = 20  # a look without floors may take one part in so many of the time
-MANY = 2000  # candidates looked at by one statement, when other claimers are at the first
+FURTHEST = 10_000  # how deep in a lane is looked for jobs that no other claimer is at
 SWEEP_EVERY = (0.25, 10.0)  # seconds: never more often, never more seldom
 
 Lane = tuple[int, int]  # hash of the queue, priority
@@ -183,10 +183,9 @@ def _claim_at_once(connection: Connection, tables: Tables, worker_id: int, lanes
     return rows
 
 
-# `:f` and `:i`: behind the job with this stamp and id. Its place cannot change while we look: a ready job keeps its stamp.
 _CANDIDATES = (
-    "SELECT id, ready_at FROM {jobs} WHERE state = 0 AND queue_hash = :q AND priority = :p AND ready_at >= :f"
-    " AND (ready_at > :f OR id > :i) ORDER BY ready_at, id LIMIT :n"
+    "SELECT id FROM {jobs} WHERE state = 0 AND queue_hash = :q AND priority = :p AND ready_at >= :f"
+    " ORDER BY ready_at, id LIMIT :n"
 )
 _TAKE = (
     "UPDATE {jobs} SET state = 1, fence = fence + 1, attempt = attempt + 1, worker_id = :w, claimed_at = {now},"
@@ -218,7 +217,7 @@ def _claim_in_steps(connection: Connection, tables: Tables, worker_id: int, lane
     ids: list[int] = []
     for lane in lanes.in_order():
         if len(ids) < limit:
-            ids += [row.id for row in _candidates(connection, tables, lane, (lanes.floors.get(lane, 0), 0), limit - len(ids))]
+            ids += _candidates(connection, tables, lanes, lane, limit - len(ids))
     if not ids:
         return []
     statement = tables.text(_TAKE.replace("{rows}", tables.dialect.rows({"id": "int"})) + f" RETURNING {_BARE}")
@@ -232,7 +231,7 @@ def _lock_and_take(connection: Connection, tables: Tables, worker_id: int, lanes
         wanted = limit - len(rows)
         if wanted <= 0:
             break
-        rows += _lock_in_lane(connection, tables, lane, lanes.floors.get(lane, 0), wanted)
+        rows += _lock_in_lane(connection, tables, lanes, lane, wanted)
     if rows:
         statement = tables.text(_TAKE_LOCKED.replace("{rows}", tables.dialect.rows({"id": "int"})))
         claimed_at = rows[0].claimed_at
@@ -240,24 +239,28 @@ def _lock_and_take(connection: Connection, tables: Tables, worker_id: int, lanes
     return rows
 
 
-def _lock_in_lane(connection: Connection, tables: Tables, lane: Lane, floor: int, wanted: int) -> list[Row[Any]]:
+def _lock_in_lane(connection: Connection, tables: Tables, lanes: Lanes, lane: Lane, wanted: int) -> list[Row[Any]]:
     """Lock the first that no other claimer is at. While there are more, no less urgent lane is turned to."""
     locked: list[Row[Any]] = []
-    behind, page = (floor, 0), wanted
+    seen: set[int] = set()
+    reach = wanted
     while True:
-        found = _candidates(connection, tables, lane, behind, page)
-        ids = [row.id for row in found]
-        while ids and (need := wanted - len(locked)) > 0:
-            few, ids = ids[:need], ids[need:]
+        # Not by position: what was committed in between may have moved a job that is ours already down the list, and it would
+        # be claimed twice.
+        found = _candidates(connection, tables, lanes, lane, reach)
+        fresh = [id for id in found if id not in seen]
+        seen.update(fresh)
+        while fresh and (need := wanted - len(locked)) > 0:
+            few, fresh = fresh[:need], fresh[need:]
             locked += _lock(connection, tables, few)
-        if len(locked) >= wanted or len(found) < page:
+        if len(locked) >= wanted or len(found) < reach or reach >= FURTHEST:
             return locked
-        behind, page = (found[-1].ready_at, found[-1].id), min(4 * page, MANY)
+        reach = min(3 * reach, max(FURTHEST, wanted))
 
 
-def _candidates(connection: Connection, tables: Tables, lane: Lane, behind: tuple[int, int], limit: int) -> list[Row[Any]]:
-    values = {"q": lane[0], "p": lane[1], "f": behind[0], "i": behind[1], "n": limit}
-    return list(connection.execute(tables.text(_CANDIDATES), values).all())
+def _candidates(connection: Connection, tables: Tables, lanes: Lanes, lane: Lane, limit: int) -> list[int]:
+    values = {"q": lane[0], "p": lane[1], "f": lanes.floors.get(lane, 0), "n": limit}
+    return [row[0] for row in connection.execute(tables.text(_CANDIDATES), values).all()]
 
 
 def _lock(connection: Connection, tables: Tables, ids: list[int]) -> list[Row[Any]]:
