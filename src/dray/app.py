@@ -52,6 +52,7 @@ class Dray:
         self.registry = Registry()
         self.runner = Runner(self.registry, self.codec)
         self._clock = clock
+        self._learnt = 0  # of how many tasks the types were looked at with all their module defined
         self._store: SqlStore | None = None
         self._opening = threading.Lock()
         self._transaction: ContextVar[Any] = ContextVar("dray_transaction", default=None)
@@ -172,6 +173,7 @@ class Dray:
         if self._store is not None and settings.database_url != self.settings.database_url:
             raise ConfigurationError("the app has opened its own database already: it uses it while it is imported")
         self.settings = settings
+        self.codec.max_bytes = settings.max_args
 
     def close(self) -> None:
         """Close the store's connections; they are opened again when needed."""
@@ -180,11 +182,20 @@ class Dray:
 
     # --- from a call to a row -------------------------------------------------------------------------------------------
 
+    def learn_types(self) -> None:
+        """Look at the signatures again: a hint can name a class that is defined below its task. Costs nothing when done."""
+        if self._learnt != len(self.registry):
+            self._learnt = len(self.registry)
+            for definition in self.registry:
+                self.codec.register_from(definition.target)
+
     def bound(self, definition: Definition, options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Bound:
+        self.learn_types()
         definition.bind(args, kwargs)
         return Bound(self, self._new_job(definition, options, self.codec.encode_call(args, kwargs)))
 
     def bound_instance(self, instance: Task, options: Options) -> Bound:
+        self.learn_types()
         definition = self.registry.get(self._name_of(type(instance)))
         instance.validate()  # fields may have been changed since it was made
         fields = {field.name: getattr(instance, field.name) for field in dataclasses.fields(instance) if field.init}

@@ -25,7 +25,7 @@ T = TypeVar("T")
 ARGUMENTS = "args"
 
 _READ_TAG = {tag.name: tag.read for tag in TAGS.values()}
-_JSON_WORDS = {str: "a text", list: "a list"}
+_JSON_WORDS: dict[type, str] = {str: "a text", list: "a list"}
 # What a value of a derived or similar type can be turned into; a datetime is a date too, so the order counts.
 _NEAREST = {each: each for each in (str, int, float, list, dict, tuple, set, frozenset, *TAGS)} | {
     bytearray: bytes,

@@ -106,7 +106,7 @@ class Runner:
         if value is None:
             return Ran(Done())
         try:
-            return Ran(Done(result=self._codec.encode(value)))
+            return Ran(Done(result=self._codec.check(value, what="result")))
         except CodecError as error:
             # The work is done. That its result cannot be kept is no reason to do it twice.
             return Ran(Done(note=sanitize(f"the result was not stored: {error}")[:ERROR_LIMIT]))

@@ -122,6 +122,7 @@ class Worker:
 
     def _run(self) -> int:
         self.store.ensure()
+        self.app.learn_types()
         self._began = time.monotonic()
         self._register()
         unlisten = self.store.bell.listen(self._wake)

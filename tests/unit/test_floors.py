@@ -21,7 +21,7 @@ FLOORS: list[set[str]] = [
     # 0 words
     {"errors", "report", "job", "durations", "urls", "tags"},
     # 1 rules
-    {"lifecycle", "settings", "kinds", "events", "codec", "payload", "shapes", "calls"},
+    {"lifecycle", "settings", "kinds", "events", "codec", "payload", "shapes", "calls", "pace"},
     # 2 the door
     {"store.base"},
     # 3 behind the door: what the store stands on, its chapters, and what puts them together
@@ -33,9 +33,9 @@ FLOORS: list[set[str]] = [
     # 4 the doorkeeper
     {"store"},
     # 5 one run
-    {"task", "runner", "context", "handle"},
+    {"task", "runner", "context", "handle", "sender"},
     # 6 what the engine is made of
-    {"app", "intake", "process", "heartbeat", "lease", "pace", "slots", "admin", "doctor"},
+    {"app", "intake", "finisher", "process", "heartbeat", "lease", "slots", "admin", "doctor"},
     # 7 the engine
     {"worker", "upkeep", "discover"},
     # 8 faces
@@ -47,6 +47,8 @@ FLOORS: list[set[str]] = [
 # Steps on one floor, one by one. They must not go in a circle.
 NEIGHBOURS: dict[str, set[str]] = {
     "report": {"errors"},
+    "sender": {"handle", "task"},
+    "finisher": {"slots"},
     "job": {"errors", "report"},
     "durations": {"errors"},
     "urls": {"errors"},
@@ -72,7 +74,7 @@ NEIGHBOURS: dict[str, set[str]] = {
     "store.workers": {"store.tables"},
     "store.output": {"store.tables"},
     "store.read": {"store.tables", "store.claim", "store.filters"},
-    "store.prune": {"store.tables", "store.workers"},
+    "store.prune": {"store.control", "store.tables", "store.workers"},
     "store.rescue": {"store.tables", "store.claim", "store.finish", "store.workers"},
     "store.caller": {"store.wakeup"},
     "store.roster": {"store.connect", "store.tables", "store.wakeup", "store.workers"},
@@ -87,6 +89,21 @@ NEIGHBOURS: dict[str, set[str]] = {
     "runner": {"context", "task"},
     "lease": {"heartbeat"},
     "worker": {"upkeep"},
+    "admin": {"app", "doctor"},
+    "doctor": {"app"},
+    "cli.opening": {"cli.options"},
+    "cli.run": {"cli.options", "cli.words"},
+    "cli.enqueue": {"cli.options", "cli.words", "cli.detail", "cli.facts"},
+    "cli.jobs": {"cli.options", "cli.words", "cli.detail", "cli.facts", "cli.opening", "cli.output"},
+    "cli.moves": {"cli.options", "cli.bulk"},
+    "cli.bulk": {"cli.words", "cli.facts", "cli.opening", "cli.output"},
+    "cli.stats": {"cli.options", "cli.words", "cli.facts", "cli.opening", "cli.output"},
+    "cli.ops": {"cli.options", "cli.words", "cli.facts", "cli.opening", "cli.output"},
+    "cli.demo": {"cli.options", "demo"},
+    "cli.detail": {"cli.words", "cli.output"},
+    "cli.facts": {"cli.words"},
+    "cli.output": {"cli.words"},
+    "__main__": {"cli"},
     "demo": {"demo.play", "demo.show", "demo.stage"},
     "demo.play": {"demo.census", "demo.ledger", "demo.show", "demo.stage"},
     "demo.show": {"demo.ledger", "demo.stage"},
