@@ -1,0 +1,231 @@
+"""the tables of the first release
+
+Written out, and not taken from the code, since the code will change.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, Index, Integer, SmallInteger, String, Table, Text, text
+from sqlalchemy.dialects.mysql import LONGTEXT
+
+from dray.store.migrations.steps import Steps
+
+revision = "0001"
+down_revision = None
+
+ID = BigInteger().with_variant(Integer, "sqlite")
+LONG = Text().with_variant(LONGTEXT, "mysql", "mariadb")
+NAME = String(200)
+OPTIONS: dict[str, Any] = {
+    "mysql_engine": "InnoDB",
+    "mysql_charset": "utf8mb4",
+    "mysql_collate": "utf8mb4_bin",
+    "mysql_row_format": "DYNAMIC",
+}
+COUNTED: dict[str, Any] = {**OPTIONS, "sqlite_autoincrement": True}
+STORAGE_OF_JOBS = (
+    "fillfactor = 90, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000,"
+    " autovacuum_vacuum_cost_delay = 0,"
+    " autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 20000"
+)
+STORAGE_OF_HISTORY = (
+    "autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 200000,"
+    " autovacuum_vacuum_scale_factor = 0.05,"
+    " autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 200000"
+)
+
+
+def upgrade(steps: Steps) -> None:
+    for table in (_jobs, _history, _attempts, _labels, _output, _unique_keys, _workers):
+        steps.ensure_table(table(steps))
+    steps.ensure_storage("jobs", STORAGE_OF_JOBS)
+    steps.ensure_storage("history", STORAGE_OF_HISTORY)
+    live, ended = _words(steps, "jobs", "TRUE"), _words(steps, "history", "FALSE")
+    steps.ensure_view("all_jobs", f"{live}\nUNION ALL\n{ended}")
+
+
+def _job_columns() -> list[Column[Any]]:
+    return [
+        Column("state", SmallInteger, nullable=False),
+        Column("reason", SmallInteger),
+        Column("queue_hash", BigInteger, nullable=False),
+        Column("priority", SmallInteger, nullable=False),
+        Column("ready_at", BigInteger),
+        Column("fence", Integer, nullable=False),
+        Column("attempt", Integer, nullable=False),
+        Column("max_attempts", Integer),
+        Column("crashes", SmallInteger, nullable=False),
+        Column("snoozes", Integer, nullable=False),
+        Column("flags", Integer, nullable=False),
+        Column("worker_id", BigInteger),
+        Column("run_at", BigInteger),
+        Column("created_at", BigInteger, nullable=False),
+        Column("claimed_at", BigInteger),
+        Column("started_at", BigInteger),
+        Column("finished_at", BigInteger),
+        Column("task_hash", BigInteger, nullable=False),
+        Column("signature", BigInteger, nullable=False),
+        Column("key_hash", BigInteger),
+        Column("group_hash", BigInteger),
+        Column("group_held", SmallInteger),
+        Column("limit_hash", BigInteger),
+        Column("limit_held", SmallInteger),
+        Column("parent_id", BigInteger),
+        Column("batch_id", BigInteger),
+        Column("queue", NAME, nullable=False),
+        Column("task", NAME, nullable=False),
+        Column("job_key", NAME),
+        Column("owner", NAME),
+        Column("group_name", NAME),
+        Column("limit_name", NAME),
+        Column("args", LONG, nullable=False),
+        Column("result", LONG),
+        Column("report", LONG),
+        Column("error", LONG),
+        Column("note", LONG),
+    ]
+
+
+def _jobs(steps: Steps) -> Table:
+    name = f"{steps.prefix}jobs"
+    if steps.family == "mysql":  # it has no partial indexes
+        indexes = [
+            Index(f"{name}_ready", "state", "queue_hash", "priority", "ready_at", "id"),
+            Index(f"{name}_due", "state", "run_at", "id"),
+            Index(f"{name}_running", "worker_id", "state"),
+            Index(f"{name}_parked", "reason", "task_hash", "signature", "id"),
+        ]
+    else:
+        indexes = [
+            _partial(f"{name}_ready", "state = 0", "queue_hash", "priority", "ready_at", "id"),
+            _partial(f"{name}_running", "state = 1", "worker_id"),
+            _partial(f"{name}_due", "state IN (2, 3)", "run_at", "id"),
+            _partial(f"{name}_waiting", "state IN (2, 3, 4)", "state", "id"),
+            _partial(f"{name}_parked", "reason = 5", "task_hash", "signature", "id"),
+        ]
+    return steps.table(
+        "jobs",
+        Column("id", ID, primary_key=True, autoincrement=True),
+        *_job_columns(),
+        *indexes,
+        Index(f"{name}_key", "key_hash"),
+        Index(f"{name}_owner", "owner", "id"),
+        **COUNTED,
+    )
+
+
+def _partial(name: str, where: str, *columns: str) -> Index:
+    return Index(name, *columns, postgresql_where=text(where), sqlite_where=text(where))
+
+
+def _history(steps: Steps) -> Table:
+    name = f"{steps.prefix}history"
+    return steps.table(
+        "history",
+        Column("id", ID, primary_key=True, autoincrement=False),
+        *_job_columns(),
+        Index(f"{name}_ended", "state", "finished_at", "id"),
+        Index(f"{name}_key", "key_hash"),
+        Index(f"{name}_owner", "owner", "id"),
+        **OPTIONS,
+    )
+
+
+def _attempts(steps: Steps) -> Table:
+    return steps.table(
+        "attempts",
+        Column("job_id", ID, primary_key=True, autoincrement=False),
+        Column("fence", Integer, primary_key=True, autoincrement=False),
+        Column("attempt", Integer, nullable=False),
+        Column("state", SmallInteger, nullable=False),
+        Column("worker_id", BigInteger),
+        Column("started_at", BigInteger),
+        Column("finished_at", BigInteger, nullable=False),
+        Column("error", LONG),
+        Column("traceback", LONG),
+        **OPTIONS,
+    )
+
+
+def _labels(steps: Steps) -> Table:
+    return steps.table(
+        "labels",
+        Column("job_id", ID, primary_key=True, autoincrement=False),
+        Column("name", NAME, primary_key=True),
+        Column("value", NAME, nullable=False),
+        Column("label_hash", BigInteger, nullable=False),
+        Index(f"{steps.prefix}labels_value", "label_hash", "job_id"),
+        **OPTIONS,
+    )
+
+
+def _output(steps: Steps) -> Table:
+    return steps.table(
+        "output",
+        Column("id", ID, primary_key=True, autoincrement=True),
+        Column("job_id", BigInteger, nullable=False),
+        Column("fence", Integer, nullable=False),
+        Column("at", BigInteger, nullable=False),
+        Column("stream", String(16), nullable=False),
+        Column("line", LONG, nullable=False),
+        Index(f"{steps.prefix}output_job", "job_id", "id"),
+        **COUNTED,
+    )
+
+
+def _unique_keys(steps: Steps) -> Table:
+    return steps.table(
+        "unique_keys",
+        Column("unique_hash", BigInteger, primary_key=True, autoincrement=False),
+        Column("job_id", BigInteger, nullable=False),
+        Column("scope", SmallInteger, nullable=False),
+        Column("hold_until", BigInteger),
+        **OPTIONS,
+    )
+
+
+def _workers(steps: Steps) -> Table:
+    return steps.table(
+        "workers",
+        Column("id", ID, primary_key=True, autoincrement=True),
+        Column("state", SmallInteger, nullable=False),
+        Column("host", NAME, nullable=False),
+        Column("pid", Integer, nullable=False),
+        Column("queues", LONG, nullable=False),
+        Column("concurrency", Integer, nullable=False),
+        Column("started_at", BigInteger, nullable=False),
+        Column("beat_at", BigInteger, nullable=False),
+        Column("ended_at", BigInteger),
+        **COUNTED,
+    )
+
+
+INSTANT = {
+    "sqlite": "strftime('%Y-%m-%d %H:%M:%S', {0} / 1000000, 'unixepoch') || printf('.%06d', {0} % 1000000)",
+    "postgresql": "to_timestamp({0} / 1000000.0)",
+    "mysql": "TIMESTAMPADD(MICROSECOND, {0}, TIMESTAMP'1970-01-01 00:00:00.000000')",
+}
+INSTANTS = ("created_at", "run_at", "ready_at", "claimed_at", "started_at", "finished_at")
+
+
+def _words(steps: Steps, table: str, live: str) -> str:
+    state = (
+        "CASE state WHEN 0 THEN 'ready' WHEN 1 THEN 'running' WHEN 2 THEN 'scheduled' WHEN 3 THEN 'retrying'"
+        " WHEN 4 THEN 'blocked' WHEN 10 THEN 'succeeded' WHEN 11 THEN 'failed' WHEN 12 THEN 'cancelled' END"
+    )
+    reason = (
+        "CASE reason WHEN 1 THEN 'parents' WHEN 2 THEN 'group' WHEN 3 THEN 'limit' WHEN 4 THEN 'held'"
+        " WHEN 5 THEN 'unknown task' WHEN 6 THEN 'children' END"
+    )
+    columns = {"id": "id", "state": state, "reason": reason}
+    columns |= {name: name for name in ("queue", "task", "priority")}
+    columns |= {"key": "job_key", "owner": "owner"}
+    columns |= {name: name for name in ("attempt", "max_attempts", "crashes")}
+    columns |= {"held": "(flags & 1) <> 0", "cancel_requested": "(flags & 2) <> 0", "worker_id": "worker_id"}
+    columns |= {name: INSTANT[steps.family].format(name) for name in INSTANTS}
+    columns |= {name: name for name in ("args", "result", "report", "error", "note")}
+    columns["live"] = live
+    fields = ",\n".join(f"    {expression} AS {steps.quote(name)}" for name, expression in columns.items())
+    return f"SELECT\n{fields}\nFROM {steps.name(table)}"
