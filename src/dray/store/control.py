@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import msgspec
 from sqlalchemy import ColumnElement, Connection, Table, insert, literal, null, select, union_all, update
 
 from dray.job import Flag, Lease, Reason, State
@@ -21,6 +20,7 @@ from dray.store.tables import (
     STATE_OF,
     SUCCEEDED,
     Tables,
+    document,
 )
 
 CHUNK = 1000  # jobs locked and written by one round of statements
@@ -179,11 +179,6 @@ def _find(connection: Connection, tables: Tables, ids: Sequence[int]) -> list[_F
 def _existing(connection: Connection, tables: Tables, ids: Sequence[int]) -> list[int]:
     places = [select(table.c.id).where(table.c.id.in_(ids)) for table in (tables.jobs, tables.history)]
     return sorted(connection.execute(union_all(*places)).scalars())
-
-
-def document(ids: Iterable[int]) -> str:
-    """Ids as a statement takes them in its parameter `doc`."""
-    return msgspec.json.encode([{"i": id} for id in ids]).decode()
 
 
 def _ids(found: Iterable[_Found], states: Collection[int]) -> list[int]:

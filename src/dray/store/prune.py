@@ -6,8 +6,7 @@ from sqlalchemy import Connection, Select, func, literal_column, select
 
 from dray.errors import BadOption
 from dray.job import State
-from dray.store.control import document
-from dray.store.tables import RUNNING, STATE, Tables
+from dray.store.tables import RUNNING, STATE, Tables, document
 from dray.store.workers import ALIVE
 
 BATCH = 1000

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -78,6 +79,11 @@ def instant(microseconds: object) -> datetime | None:
         return EPOCH + timedelta(microseconds=microseconds)
     except OverflowError:
         return None
+
+
+def document(ids: Iterable[int]) -> str:
+    """Ids as a statement takes them in its parameter `doc`."""
+    return msgspec.json.encode([{"i": id} for id in ids]).decode()
 
 
 def job_columns() -> list[Column[Any]]:
