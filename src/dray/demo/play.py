@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shlex
 import shutil
 import sys
 import time
@@ -20,7 +21,7 @@ from dray.urls import redact_url
 
 TTL, BEAT = 3.0, 0.5  # seconds
 USUAL_TTL = Settings().ttl
-LOOK_EVERY = 0.2  # seconds
+LOOK_EVERY = 0.1  # seconds
 ENOUGH_TO_KILL = 100  # jobs; with fewer all is over before anybody has looked
 STANDSTILL = 60.0  # seconds without any progress after which something must be broken
 PREFIX = "dray_demo_"  # in somebody's own database: our own tables, so that no other worker there is taken for dead
@@ -81,7 +82,8 @@ class Play:
         say(f"Dray parses {len(given.library):,} files of the standard library of Python {version} and counts what is in them.")
         if given.packages:
             say(f"It also takes {len(given.packages):,} files of installed packages, since this library is small.")
-        say(f"{len(given.others)} more files are no Python at all, so that something fails and is tried again.")
+        others = show.count(len(given.others), "more file is", "more files are")
+        say(f"{others} no Python at all, so that something fails and is tried again.")
         say()
 
     def _hire(self, stage: Stage) -> Actor:
@@ -109,7 +111,8 @@ class Play:
         calls = [urgent.bind(str(path)) for path in self.input.others]
         calls += [task.bind(str(path)) for path in [*self.input.library, *self.input.packages]]
         self.app.enqueue_many(calls)
-        self.screen.say(f"{self.total:,} jobs enqueued in one transaction, in {self._elapsed():.2f} s: {self._url()}")
+        jobs = show.count(self.total, "job")
+        self.screen.say(f"{jobs} enqueued in one transaction, in {self._elapsed():.2f} s: {self._url()}")
         if self.total < ENOUGH_TO_KILL:
             self.screen.say(f"No worker is killed: with fewer than {ENOUGH_TO_KILL} jobs there is no half-way.")
         self.screen.say()
@@ -189,7 +192,7 @@ class Play:
     def _what_next(self, found: Results) -> None:
         dray = "dray" if shutil.which("dray") else str(show.nearby(Path(sys.executable).with_name("dray")))
         failed = found.failures[0].id if found.failures else 1
-        commands = [f"export DRAY_DATABASE_URL={self._url()}"]
+        commands = [f"export DRAY_DATABASE_URL={shlex.quote(self._url())}"]
         if "table_prefix" in self.given:
             commands.append(f"export DRAY_TABLE_PREFIX={PREFIX}")
         commands += [
@@ -197,7 +200,7 @@ class Play:
             f"{dray} jobs state:failed",
             f"{dray} show {failed}",
             f"{dray} retry {failed}",
-            f"{dray} worker {self.queue} -A dray.demo.census:app --burst",
+            f"{dray} worker {self.queue} -A dray.demo.census:app --max-time 5s",
         ]
         self.screen.say()
         self.screen.say(f"All jobs are kept, and the workers' logs: {show.nearby(self.place.folder)}. Look around with")
