@@ -79,9 +79,9 @@ class Play:
     def _introduce(self) -> None:
         given, version = self.input, ".".join(map(str, sys.version_info[:3]))
         say = self.screen.say
-        say(f"Dray parses {len(given.library):,} files of the standard library of Python {version} and counts what is in them.")
+        say(f"Dray parses the standard library of Python {version}: {len(given.library):,} files.")
         if given.packages:
-            say(f"It also takes {len(given.packages):,} files of installed packages, since this library is small.")
+            say(f"It takes {len(given.packages):,} files of installed packages too: this library is small.")
         others = show.count(len(given.others), "more file is", "more files are")
         say(f"{others} no Python at all, so that something fails and is tried again.")
         say()
@@ -180,7 +180,7 @@ class Play:
         }
         if self.total >= ENOUGH_TO_KILL:
             held = show.count(len(victim.held), "job")
-            text = f"worker {victim.number} was killed with {held} in its hands; others finished every one of them"
+            text = f"worker {victim.number} was killed with {held} in its hands; others finished them all"
             elsewhere = [found.ended_by.get(id) not in (None, *victim.worker_ids) for id in victim.held]
             verdicts[text] = victim.killed and all(elsewhere)
         for text, good in verdicts.items():
