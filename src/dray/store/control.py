@@ -199,9 +199,7 @@ def _update(
     if ids:
         jobs = tables.jobs
         mine = update(jobs).where(jobs.c.id.in_(sorted(ids)), jobs.c.state.in_(states))
-        for name in ("mysql", "mariadb"):  # which of a small table would rather lock all rows of these states
-            mine = mine.with_hint("FORCE INDEX (PRIMARY)", dialect_name=name)
-        connection.execute(mine.values(**values))
+        connection.execute(tables.dialect.by_primary_key(mine).values(**values))
 
 
 def _carry(

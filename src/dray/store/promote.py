@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from sqlalchemy import Connection, Select, case, select, update
+from sqlalchemy import Connection, Select, case, select, text, update
 
 from dray.job import Flag, Ready, Reason, name_hash
-from dray.store.tables import BLOCKED, READY, REASON, RETRYING, SCHEDULED, Tables
+from dray.store.tables import BLOCKED, READY, REASON, Tables
 
-WAITING = (SCHEDULED, RETRYING)
+# Conditions are written out, not bound: a partial index is only used for the very words it was made with. MySQL has none, and
+# finds the first of several states only one state at a time.
+WAITING = "state IN (2, 3)"
+WAITING_SINGLY = ("state = 2", "state = 3")
+PARKED = "state = 4 AND reason = 5"
 
 
 class Promoted(NamedTuple):
@@ -22,51 +26,62 @@ class Promoted(NamedTuple):
 
 def promote(connection: Connection, tables: Tables, limit: int = 1000) -> Promoted:
     """Make up to `limit` due jobs ready, the longest due first. Safe in any number of processes at once."""
-    jobs, now = tables.jobs, tables.now()
-    due = select(jobs.c.id).where(jobs.c.state.in_(WAITING), jobs.c.run_at <= now).order_by(jobs.c.run_at, jobs.c.id)
-    ready = _make_ready(connection, tables, due.limit(limit), from_states=WAITING)
-    if len(ready) >= limit:
-        return Promoted(ready, 0.0)
-    return Promoted(ready, next_due(connection, tables))
+    jobs = tables.jobs
+    ready: list[Ready] = []
+    taken = 0
+    for waiting in _waiting(tables):
+        due = select(jobs.c.id).where(text(waiting), jobs.c.run_at <= tables.now()).order_by(jobs.c.run_at, jobs.c.id)
+        made = _make_ready(connection, tables, due.limit(limit - taken), waiting)
+        ready += made.ready
+        taken += made.moved
+    return Promoted(ready, 0.0 if taken >= limit else next_due(connection, tables))
 
 
 def next_due(connection: Connection, tables: Tables) -> float | None:
     """Seconds until the next waiting job is due; 0 when one is due already, None when none waits."""
     jobs = tables.jobs
-    times = [
-        select(jobs.c.run_at).where(jobs.c.state == state).order_by(jobs.c.run_at, jobs.c.id).limit(1).subquery()
-        for state in WAITING
-    ]
-    earliest = [connection.execute(select(one.c.run_at - tables.now())).scalar() for one in times]
-    waits = [wait for wait in earliest if wait is not None]
-    return max(0.0, min(waits) / 1_000_000) if waits else None
+    waits = []
+    for waiting in _waiting(tables):
+        first = select(jobs.c.run_at).where(text(waiting)).order_by(jobs.c.run_at, jobs.c.id).limit(1).subquery()
+        waits.append(connection.execute(select(first.c.run_at - tables.now())).scalar())
+    known = [wait for wait in waits if wait is not None]
+    return max(0.0, min(known) / 1_000_000) if known else None
 
 
-def adopt(connection: Connection, tables: Tables, known: Mapping[str, int], limit: int = 1000) -> list[Ready]:
-    """Free parked jobs of tasks that are known here, unless it was this very signature that could not take them.
+def _waiting(tables: Tables) -> tuple[str, ...]:
+    return (WAITING,) if tables.dialect.partial_indexes else WAITING_SINGLY
 
-    `known`: task name -> number of its signature. A rolling deploy loses nothing: what the old workers could not run waits,
-    and goes on with the first new one (C35).
+
+def parked(connection: Connection, tables: Tables, known: Mapping[str, int]) -> list[tuple[int, int]]:
+    """Which kinds of parked jobs could be run here: hash of the task, and the signature that could not take them (C35).
+
+    `known`: task name -> number of its signature. Not those that met this very signature.
     """
-    jobs = tables.jobs
-    parked = jobs.c.state == BLOCKED, jobs.c.reason == REASON[Reason.UNKNOWN_TASK]
     names = {name_hash(name): signature for name, signature in known.items()}
-    kinds = connection.execute(select(jobs.c.task_hash, jobs.c.signature).where(*parked).distinct()).all()
+    jobs = tables.jobs
+    kinds = connection.execute(select(jobs.c.task_hash, jobs.c.signature).where(text(PARKED)).distinct()).all()
+    return [(row[0], row[1]) for row in kinds if row[0] in names and row[1] != names[row[0]]]
+
+
+def adopt(connection: Connection, tables: Tables, kinds: Sequence[tuple[int, int]], limit: int = 1000) -> list[Ready]:
+    """Free parked jobs of these kinds: a rolling deploy loses nothing, what the old workers could not run goes on with the
+    first new one (C35)."""
+    jobs = tables.jobs
     ready: list[Ready] = []
     for task_hash, signature in kinds:
-        if task_hash in names and signature != names[task_hash]:
-            mine = select(jobs.c.id).where(*parked, jobs.c.task_hash == task_hash, jobs.c.signature == signature)
-            ready += _make_ready(connection, tables, mine.order_by(jobs.c.id).limit(limit), from_states=(BLOCKED,))
+        kind = select(jobs.c.id).where(text(PARKED), jobs.c.task_hash == task_hash, jobs.c.signature == signature)
+        ready += _make_ready(connection, tables, kind.order_by(jobs.c.id).limit(limit), PARKED).ready
     return ready
 
 
-def _make_ready(
-    connection: Connection, tables: Tables, wanted: Select[tuple[int]], *, from_states: tuple[int, ...]
-) -> list[Ready]:
+class _Made(NamedTuple):
+    ready: list[Ready]
+    moved: int
+
+
+def _make_ready(connection: Connection, tables: Tables, wanted: Select[tuple[int]], expected: str) -> _Made:
     jobs = tables.jobs
     rows = connection.execute(tables.dialect.lock(wanted.add_columns(jobs.c.queue, jobs.c.priority, jobs.c.flags))).all()
-    if not rows:
-        return []
     held = jobs.c.flags.op("&")(int(Flag.HELD)) != 0
     # `state` last: MySQL assigns from left to right, and the others must see the old one.
     values = [
@@ -74,7 +89,7 @@ def _make_ready(
         (jobs.c.ready_at, case((held, None), else_=tables.now())),
         (jobs.c.state, case((held, BLOCKED), else_=READY)),
     ]
-    for start in range(0, len(rows), 1000):
-        ids = sorted(row.id for row in rows[start : start + 1000])
-        connection.execute(update(jobs).where(jobs.c.id.in_(ids), jobs.c.state.in_(from_states)).ordered_values(*values))
-    return [Ready(row.id, row.queue, row.priority) for row in rows if not row.flags & Flag.HELD]
+    if rows:
+        mine = update(jobs).where(jobs.c.id.in_(sorted(row.id for row in rows)), text(expected))
+        connection.execute(tables.dialect.by_primary_key(mine).ordered_values(*values))
+    return _Made([Ready(row.id, row.queue, row.priority) for row in rows if not row.flags & Flag.HELD], len(rows))

@@ -34,6 +34,11 @@ _LOST = (
 _LOCK = {"sqlite": "", "postgresql": " FOR NO KEY UPDATE OF j SKIP LOCKED", "mysql": " FOR UPDATE SKIP LOCKED"}
 
 
+def anything_lost(connection: Connection, tables: Tables) -> bool:
+    """Whether there is anything to rescue: asked without a lock, since mostly there is not."""
+    return connection.execute(tables.text(_LOST), {"n": 1}).first() is not None
+
+
 def rescue(connection: Connection, tables: Tables, limit: int = 500) -> Rescued:
     """Free up to `limit` running jobs whose worker is not alive, or has no row at all (C14, C16, C18).
 

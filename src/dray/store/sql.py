@@ -18,9 +18,10 @@ from dray.store.caller import Announcer, connection_of
 from dray.store.claim import Lanes, claim
 from dray.store.connect import Database
 from dray.store.desk import Desk
+from dray.store.dialects import DIALECTS
 from dray.store.finish import finish, mark_started
-from dray.store.promote import Promoted, adopt, promote
-from dray.store.rescue import Rescued, rescue
+from dray.store.promote import Promoted, adopt, next_due, parked, promote
+from dray.store.rescue import Rescued, anything_lost, rescue
 from dray.store.roster import Roster
 from dray.store.tables import Tables
 from dray.store.wakeup import Bell
@@ -99,9 +100,9 @@ class SqlStore:
             return []
         self.ensure()
         connection = connection_of(target)
-        if connection.dialect.name != self.database.engine.dialect.name:
+        if DIALECTS.get(connection.dialect.name) is not self.tables.dialect:  # mysql and mariadb are two names for one
             raise BadOption(
-                f"the transaction is on {connection.dialect.name}, the jobs are kept in {self.database.engine.dialect.name}; "
+                f"the transaction is on {connection.dialect.name}, the jobs are kept in {self.tables.dialect.name}; "
                 "they have to be in the same database to be committed together"
             )
         try:
@@ -158,20 +159,30 @@ class SqlStore:
         """Write down that user code was reached `ago` seconds ago; False: the lease is lost, and it must not be."""
         return self.database.once(lambda connection: mark_started(connection, self.tables, lease, ago))
 
+    # Each of these first asks without a lock: mostly there is nothing to do, and then nobody is kept from writing.
+
     def promote(self, limit: int = 1000) -> Promoted:
         """Make due jobs ready."""
+        wait = self.database.once(lambda connection: next_due(connection, self.tables))
+        if wait is None or wait > 0:
+            return Promoted([], wait)
         result = self.database.transact(lambda connection: promote(connection, self.tables, limit))
         self.bell.ring(result.ready)
         return result
 
     def adopt(self, known: Mapping[str, int]) -> list[Ready]:
         """Free parked jobs whose task and signature are known here."""
-        ready = self.database.transact(lambda connection: adopt(connection, self.tables, known))
+        kinds = self.database.once(lambda connection: parked(connection, self.tables, known))
+        if not kinds:
+            return []
+        ready = self.database.transact(lambda connection: adopt(connection, self.tables, kinds))
         self.bell.ring(ready)
         return ready
 
     def rescue(self, limit: int = 500) -> Rescued:
         """Free running jobs whose worker is not alive."""
+        if not self.database.once(lambda connection: anything_lost(connection, self.tables)):
+            return Rescued(0, [], [])
         result = self.database.transact(lambda connection: rescue(connection, self.tables, limit))
         self.bell.ring(result.ready)
         return result
