@@ -385,6 +385,8 @@ class MariaDB(Server):
     def _command(self) -> list[str]:
         settings = {
             "datadir": f"{self.folder}/data",
+            # A starting server clears its temporary files, so the folder must not be another server's too.
+            "tmpdir": f"{self.folder}/data",
             "socket": f"{self.folder}/socket",
             "pid-file": str(self.pid_file),
             "port": str(self.port),

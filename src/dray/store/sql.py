@@ -69,7 +69,7 @@ class SqlStore:
             try:
                 self.database.once(lambda connection: schemas.check(connection, self.tables))
             except SchemaError:
-                if not self._create or not schemas.is_empty(self.database, self.tables):
+                if not self._create:
                     raise
                 schemas.create_fresh(self.database, self.tables)
             self._checked = True
