@@ -105,6 +105,8 @@ def _print_line(parts: Sequence[str]) -> None:
 
 
 def _styled(text: str, style: str) -> str:
+    if not style or not text.strip():
+        return text
     words = style.split()
     colors = [word for word in words if word not in ("bold", "dim")]
     return click.style(text, fg=colors[0] if colors else None, bold="bold" in words or None, dim="dim" in words or None)
