@@ -16,7 +16,7 @@ from dray.job import Ready, name_hash
 from dray.store.connect import Database
 from dray.store.tables import Tables
 
-DEBOUNCE = 0.05  # seconds between two notifications of one process
+DEBOUNCE = 0.01  # seconds between two notifications of one process
 FAREWELL = 1.0  # seconds an ending process waits for its last notification
 
 
