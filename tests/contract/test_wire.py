@@ -39,6 +39,7 @@ class Proxy:
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._turns: list[tuple[int, bytearray]] = []
         self._asked: dict[int, bool] = {}  # whether this connection waits for an answer
+        self._mute: set[int] = set()  # connections that were cut: no answer comes through any more
         self._cut: tuple[int, bool] | None = None  # after so many more requests; whether the last of them is passed on
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -76,12 +77,16 @@ class Proxy:
             self._asked[number] = True
             if fresh:
                 self._turns.append((number, bytearray()))
-            self._turns[-1][1].extend(data) if fresh else self._last(number).extend(data)
+            self._last(number).extend(data)
             if self._cut is None or not fresh:
                 return True, False
             left, pass_on = self._cut
-            self._cut = (left - 1, pass_on) if left > 1 else None
-            return (True, False) if left > 1 else (pass_on, True)
+            if left > 1:
+                self._cut = left - 1, pass_on
+                return True, False
+            self._cut = None
+            self._mute.add(number)
+            return pass_on, True
 
     def _last(self, number: int) -> bytearray:
         return next(request for connection, request in reversed(self._turns) if connection == number)
@@ -91,6 +96,8 @@ class Proxy:
             while data := server.recv(65536):
                 with self._lock:
                     self._asked[number] = False
+                    if number in self._mute:
+                        break
                 client.sendall(data)
         _hang_up(client, server)
 
@@ -147,7 +154,11 @@ class Wired:
         self.beside = Dray(database.url)  # past the proxy
         self.send: FunctionTask[[int], None] = self.app.task(name="send")(send)
         self.channel = channel(self.store.tables).encode()  # is in each notification, also in one of a prepared statement
-        self.send.enqueue(0)  # opens the connection, asks for the version of the tables, and all that is asked once
+        # What is asked once, of the database or on each connection, is asked before anything is counted.
+        self.send.enqueue(0)
+        self.store.bell.flush(10)
+        with self.store.database.engine.connect():
+            self.send.enqueue(0)
         self.settle()
 
     @property
@@ -161,18 +172,19 @@ class Wired:
     def turns(self) -> list[Turn]:
         """Those of the enqueue. The notification of PostgreSQL's listeners goes out after it, by a thread that nobody waits
         for, mostly on a connection of its own."""
-        return [turn for turn in self.all_turns() if self.channel not in turn.request]
+        bell = self.channel, b"pg_notify"  # once it is prepared, the statement is only named
+        return [turn for turn in self.all_turns() if not any(word in turn.request for word in bell)]
 
     def all_turns(self) -> list[Turn]:
         self.store.bell.flush(10)
         return self.proxy.turns
 
     def args(self) -> list[str]:
-        """The arguments of all jobs but the first, as somebody sees them whose wire is whole."""
+        """The arguments of all jobs but the first two, as somebody sees them whose wire is whole."""
         store = self.beside.store
         with store.database.engine.connect() as connection:
             rows = connection.exec_driver_sql("SELECT args FROM dray_jobs ORDER BY id").scalars().all()
-        return [*rows][1:]
+        return [*rows][2:]
 
     def close(self) -> None:
         self.beside.close()
@@ -271,7 +283,7 @@ def test_who_cannot_connect_is_told_that_the_database_is_away(wired: Wired) -> N
 @pytest.mark.parametrize("arrives", [True, False])
 @pytest.mark.parametrize("request_number", [1, 2, 3, 4, 5])
 def test_ends_whose_answer_was_lost_are_written_once(wired: Wired, arrives: bool, request_number: int) -> None:
-    wired.app.enqueue_many(wired.send.bind(number) for number in range(3))  # with them comes the job that was there first
+    wired.app.enqueue_many(wired.send.bind(number) for number in range(3))  # with them come those that were there first
     worker = wired.store.roster.register(host="h", pid=1, queues="*", concurrency=1)
     runs = wired.store.claim(worker, wired.store.pickup([]), 10)
     finishes = [Finish(run, decide(run, Done(result=str(run.id)))) for run in runs]
