@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from dray.job import Claim
+from dray.job import Claim, Lease
 from dray.pace import Pace
 from dray.store.base import EngineStore, Pickup
+
+RECOUNT_EVERY = 5.0  # seconds between looks for claims that nobody has heard of
 
 
 class PollIntake:
@@ -18,6 +20,7 @@ class PollIntake:
         self.pickup: Pickup = store.pickup(queues)
         self._hinted = True
         self._next_look = 0.0
+        self._recount_at = 0.0
 
     def hint(self) -> bool:
         """Something may be ready; True if nobody had said so already. Safe in any thread."""
@@ -31,6 +34,22 @@ class PollIntake:
     def look(self) -> None:
         """A look begins: hints that come from now on are news."""
         self._hinted = False
+
+    def doubt(self) -> None:
+        """The database did not answer: what was asked may have happened."""
+        self._hinted, self._recount_at = True, 0.0
+
+    @property
+    def doubts(self) -> bool:
+        """Whether it is time to look for claims that nobody has heard of: in doubt, and now and then without."""
+        return time.monotonic() >= self._recount_at
+
+    def recount(self, worker_id: int, known: Collection[Lease]) -> list[Claim]:
+        """Find what the worker holds beside what it knows."""
+        found = self._store.held(worker_id, known)
+        # Not only in doubt: the commit may have been under way when its connection broke, and have happened after a look.
+        self._recount_at = time.monotonic() + RECOUNT_EVERY
+        return found
 
     def take(self, worker_id: int, limit: int) -> list[Claim]:
         """Claim up to `limit` jobs."""

@@ -189,6 +189,7 @@ class Claim(msgspec.Struct, frozen=True):
     owner: str | None
     created_at: int
     claimed_at: int
+    worker_id: int | None
 
     @property
     def lease(self) -> Lease:

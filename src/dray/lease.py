@@ -18,6 +18,7 @@ from dray.store.roster import Roster
 
 START_UNTIL = 0.6  # of the TTL: beyond it no job is started
 LIVE_UNTIL = 0.9  # of the TTL: beyond it others may soon take over, and what runs must have ended
+GUARDS_PER_TTL = 40  # looks at the lease's age in one TTL
 REFUSED_FOR = 2.0  # seconds a refusal proves that the database is away for everybody
 ORDERS = frozenset({"beat", "death"})  # what a heart has to say depends on the worker's id; all else it needs before
 HEART_PATIENCE = 30.0  # seconds one waits for the heartbeat process to start, at most
@@ -30,6 +31,7 @@ class WorkerLease:
     beat    seconds between two moves of the row
     on_wake     called, from a thread, when something may be ready
     on_lost     called, from a thread, when the row says that this worker is dead
+    on_cut_off  called, from a thread, again and again, while `must_end`
     """
 
     def __init__(
@@ -41,13 +43,16 @@ class WorkerLease:
         listen: bool,
         on_wake: Callable[[], None],
         on_lost: Callable[[], None],
+        on_cut_off: Callable[[], None] = lambda: None,
     ) -> None:
         self._roster, self._ttl, self._beat, self._listen = roster, ttl, beat, listen
-        self._on_wake, self._on_lost = on_wake, on_lost
+        self._on_wake, self._on_lost, self._on_cut_off = on_wake, on_lost, on_cut_off
         self._held = heartbeat.steady()  # when the last beat that arrived was sent
         self._refused = float("-inf")
         self._child: subprocess.Popen[bytes] | None = None
         self._ready = threading.Event()
+        self._guard: threading.Thread | None = None
+        self._over = threading.Event()
         self.worker_id = 0
 
     def take(self, *, queues: str, concurrency: int) -> int:
@@ -62,6 +67,9 @@ class WorkerLease:
         )
         self._held = sent
         self._tell_heart()
+        if self._guard is None:
+            self._guard = threading.Thread(target=self._watch, name="dray-guard", daemon=True)
+            self._guard.start()
         return self.worker_id
 
     def age(self) -> float:
@@ -84,6 +92,7 @@ class WorkerLease:
 
     def give_up(self) -> None:
         """Stop the heart and say goodbye. What is still held is free from then on."""
+        self._over.set()
         self._stop_heart()
         self._roster.leave(self.worker_id)
 
@@ -97,6 +106,12 @@ class WorkerLease:
             with contextlib.suppress(OSError):
                 assert child.stdin is not None
                 child.stdin.close()
+
+    def _watch(self) -> None:
+        """In a thread, because the worker's own may hang in the database, as they do when the network falls silent."""
+        while not self._over.wait(self._ttl / GUARDS_PER_TTL):
+            if self.must_end():
+                self._on_cut_off()
 
     def _start_heart(self) -> None:
         self._ready.clear()

@@ -79,6 +79,7 @@ class Worker:
             listen=settings.listen,
             on_wake=self._wake,
             on_lost=self._lose,
+            on_cut_off=self._leave_if_busy,
         )
         self.slots = Slots(
             app.runner,
@@ -148,12 +149,12 @@ class Worker:
         """Wait until there is something to do, and do it."""
         self._wait(self._pause())
         try:
-            if self._lost or self._is_cut_off():
+            if self._lost or self._lease.must_end():
                 self._handle_loss()
             self._check_limits()
             self._return_stale()
-            self._exchange()
-            self._is_back()
+            if self._exchange():
+                self._is_back()
         except WorkerGone:
             self._lost = True
         except StoreError as error:
@@ -200,23 +201,33 @@ class Worker:
         # Refill in bulk: one claim for each job that ends would be a transaction for each.
         return wanted if wanted >= target // 4 or not self.slots.buffered() else 0
 
-    def _exchange(self) -> None:
-        """Write what has ended and take what is wanted, together where both are due."""
+    def _exchange(self) -> bool:
+        """Write what has ended and take what is wanted, together where both are due. False: there was nothing to ask."""
+        asked = self._recount()
         wanted = self._wants() if self._intake.wait(time.monotonic()) <= 0 and self._lease.may_start() else 0
         if wanted > 0:
             self._intake.look()
-        if self._finisher.owes or self._is_flush_due():
+        writes = self._finisher.owes or self._is_flush_due()
+        if writes:
             began = time.monotonic()
             claims = self._finisher.write(self._collect(began), self.worker_id, self._intake.pickup, wanted)
             self._pace.wrote(time.monotonic() - began)
-        elif wanted > 0:
-            claims = self._intake.take(self.worker_id, wanted)
         else:
-            claims = []
+            claims = self._intake.take(self.worker_id, wanted) if wanted > 0 else []
         self._give(claims)
         if wanted > 0 and self._intake.took(len(claims), wanted) and not self.items:
             self._nothing_to_do()
         self._run_alone()
+        return asked or writes or wanted > 0
+
+    def _recount(self) -> bool:
+        """Find what is ours though we have not heard of it: the commit of a claim happened, and its answer was lost."""
+        if not (self._intake.doubts and self._lease.may_start()):
+            return False
+        if self._finisher.owes:  # ends first: the same lost commit may have claimed one of those jobs again
+            self._finisher.write([], self.worker_id, self._intake.pickup, 0)
+        self._give(self._intake.recount(self.worker_id, [item.claim.lease for item in self.items.values()]))
+        return True
 
     def _is_flush_due(self) -> bool:
         done = self.slots.done
@@ -225,7 +236,8 @@ class Worker:
         return not self.slots.buffered() or self._pace.is_flush_due(len(done), time.monotonic() - done[0].ended)
 
     def _collect(self, now: float) -> list[Finish]:
-        """What has ended since the last write, judged."""
+        """What has ended since the last write, judged. Its log lines are written before: who sees the end sees them too."""
+        self._attendance.flush()
         if any(item.stop for item in list(self.slots.done)):
             self.stop("a task asked for it")
         finishes = self._finisher.judge(self.slots.done, now)
@@ -293,30 +305,20 @@ class Worker:
         deadline = now + min(longest, max(shortest, (now - self._away_since) / 4))
         while not self._now and (left := deadline - time.monotonic()) > 0:
             self._wait(left)
-            if self._is_cut_off():
-                self._handle_loss()
-        self._intake.hint()
+        self._intake.doubt()
 
     def _is_back(self) -> None:
         if self._away_since is not None:
             events.emit("store.back", worker_id=self.worker_id, after=round(time.monotonic() - self._away_since, 3))
             self._away_since = None
 
-    def _is_cut_off(self) -> bool:
-        """Whether others may be about to take over what runs here."""
-        return bool(self.slots.running) and self._lease.must_end()
-
     def _lose(self) -> None:
         self._lost = True
         self._nudge()
 
     def _handle_loss(self) -> None:
-        """Others think that we are dead, or soon will: whatever runs here has to end before they take over."""
-        if self.slots.running:
-            events.emit("worker.lost", worker_id=self.worker_id, running=len(self.slots.running))
-            # At once, without a wait for anybody. The heart stays, and writes down that we are gone if it still can.
-            sys.stderr.flush()
-            os._exit(EXIT_LOST)
+        """Others think that we are dead, or soon will."""
+        self._leave_if_busy()
         # Nothing runs: what waited here is for others, and this process begins a new life under a new id.
         for item in self._take_unstarted():
             self._settled(item.claim.lease)
@@ -325,6 +327,13 @@ class Worker:
         self._lost = False
         self._intake.hint()
 
+    def _leave_if_busy(self) -> None:
+        """Whatever runs here has to end before others take it over: at once, without a wait for anybody."""
+        if self.slots.running:
+            events.emit("worker.lost", worker_id=self.worker_id, running=len(self.slots.running))
+            sys.stderr.flush()
+            os._exit(EXIT_LOST)  # the heart stays, and writes down that we are gone if it still can
+
     # --- the end --------------------------------------------------------------------------------------------------------
 
     def _end(self) -> int:
@@ -332,7 +341,7 @@ class Worker:
         events.emit("worker.stopping", worker_id=self.worker_id, why=self._stopping, running=len(self.slots.running))
         deadline = time.monotonic() + self.app.settings.grace
         while self.items:
-            if self._lost or self._is_cut_off():
+            if self._lost:
                 self._handle_loss()
             self._hand_back("the worker stopped")
             self._now = self._now or time.monotonic() > deadline

@@ -441,3 +441,19 @@ def test_a_worker_goes_on_when_the_database_refuses_a_statement_for_a_while(app:
         assert job.wait(30).state is State.SUCCEEDED
     assert ran == [1, 2], f"{jobs}: the work was done once"
     assert [event for event, _ in seen].count("store.back") == 1
+
+
+@rows("S2.77")
+def test_a_failed_attempt_knows_its_worker_and_the_end_comes_after_the_log(app: Dray) -> None:
+    @app.task(retry=Retry.none())
+    def fail() -> None:
+        current_job().log("the last words")  # type: ignore[union-attr]
+        raise ValueError
+
+    job = fail.enqueue()
+    worker = Worker(app, concurrency=1)
+    with at_work(worker):
+        job.wait(30)
+        assert [line.text for line in app.store.desk.read_output(job.id)] == ["the last words"]
+    (attempt,) = app.store.desk.attempts(job.id)
+    assert attempt.worker_id == worker.worker_id

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from dray.job import Added, Claim, Finish, Flag, JobRow, Lease, NewJob, Ready, State
@@ -83,6 +83,11 @@ class EngineStore(Protocol):
     def claim(self, worker_id: int, pickup: Pickup, limit: int) -> list[Claim]:
         """Take up to `limit` ready jobs, the most urgent first, then the longest ready. No job is given to two workers, and a
         claim waits for no other. The fence of a job rises with each. Raises WorkerGone when the worker is not alive."""
+        ...
+
+    def held(self, worker_id: int, known: Collection[Lease]) -> list[Claim]:
+        """What this worker holds beside what it knows of: claims whose commit happened though no answer came. Empty as a rule;
+        costs one short read then."""
         ...
 
     def exchange(

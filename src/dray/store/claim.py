@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ import msgspec
 from sqlalchemy import Connection, Row
 
 from dray.errors import WorkerGone
-from dray.job import Claim, name_hash
+from dray.job import Claim, Lease, name_hash
 from dray.store.tables import Tables
 
 # A claim is made of these columns, in this order; `ready_at` behind them is for the order of starts and the floors.
@@ -31,6 +31,7 @@ CLAIM_COLUMNS = [
     "owner",
     "created_at",
     "claimed_at",
+    "worker_id",
 ]
 _RETURNED = ", ".join(f"j.{column}" for column in [*CLAIM_COLUMNS, "ready_at", "queue_hash"])
 
@@ -142,6 +143,17 @@ def claim(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, 
     return [Claim(*row[: len(CLAIM_COLUMNS)]) for row in rows]
 
 
+def held(connection: Connection, tables: Tables, worker_id: int, known: Collection[Lease]) -> list[Claim]:
+    """What a worker holds without knowing it: the answer to a claim was lost, and its commit was not."""
+    mine = "{jobs} j WHERE j.worker_id = :w AND j.state = 1"
+    rows = connection.execute(tables.text(f"SELECT j.id, j.fence FROM {mine}"), {"w": worker_id}).all()
+    if all(Lease(*row) in known for row in rows):
+        return []
+    columns = ", ".join(f"j.{column}" for column in CLAIM_COLUMNS)
+    rows = connection.execute(tables.text(f"SELECT {columns} FROM {mine} ORDER BY j.id"), {"w": worker_id}).all()
+    return [claim for claim in (Claim(*row) for row in rows) if claim.lease not in known]
+
+
 def _remember(lanes: Lanes, rows: Sequence[Row[Any]], tables: Tables) -> None:
     if not tables.dialect.mvcc:
         return
@@ -201,6 +213,7 @@ _LOCK = (
     .replace("j.fence", "j.fence + 1 AS fence")
     .replace("j.attempt", "j.attempt + 1 AS attempt")
     .replace("j.claimed_at", "{now} AS claimed_at")
+    .replace("j.worker_id", ":w AS worker_id")
 )
 _TAKE_LOCKED = (
     "UPDATE {rows} STRAIGHT_JOIN {jobs} j FORCE INDEX (PRIMARY) ON j.id = d.id SET j.state = 1, j.fence = j.fence + 1,"
@@ -231,7 +244,7 @@ def _lock_and_take(connection: Connection, tables: Tables, worker_id: int, lanes
         wanted = limit - len(rows)
         if wanted <= 0:
             break
-        rows += _lock_in_lane(connection, tables, lanes, lane, wanted)
+        rows += _lock_in_lane(connection, tables, worker_id, lanes, lane, wanted)
     if rows:
         statement = tables.text(_TAKE_LOCKED.replace("{rows}", tables.dialect.rows({"id": "int"})))
         claimed_at = rows[0].claimed_at
@@ -239,7 +252,9 @@ def _lock_and_take(connection: Connection, tables: Tables, worker_id: int, lanes
     return rows
 
 
-def _lock_in_lane(connection: Connection, tables: Tables, lanes: Lanes, lane: Lane, wanted: int) -> list[Row[Any]]:
+def _lock_in_lane(
+    connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, lane: Lane, wanted: int
+) -> list[Row[Any]]:
     """Lock the first that no other claimer is at. While there are more, no less urgent lane is turned to."""
     locked: list[Row[Any]] = []
     seen: set[int] = set()
@@ -252,7 +267,7 @@ def _lock_in_lane(connection: Connection, tables: Tables, lanes: Lanes, lane: La
         seen.update(fresh)
         while fresh and (need := wanted - len(locked)) > 0:
             few, fresh = fresh[:need], fresh[need:]
-            locked += _lock(connection, tables, few)
+            locked += _lock(connection, tables, worker_id, few)
         if len(locked) >= wanted or len(found) < reach or reach >= FURTHEST:
             return locked
         reach = min(3 * reach, max(FURTHEST, wanted))
@@ -263,12 +278,12 @@ def _candidates(connection: Connection, tables: Tables, lanes: Lanes, lane: Lane
     return [row[0] for row in connection.execute(tables.text(_CANDIDATES), values).all()]
 
 
-def _lock(connection: Connection, tables: Tables, ids: list[int]) -> list[Row[Any]]:
+def _lock(connection: Connection, tables: Tables, worker_id: int, ids: list[int]) -> list[Row[Any]]:
     if not ids:
         return []
     statement = tables.text(_LOCK.replace("{rows}", tables.dialect.rows({"id": "int"})))
     # Ascending ids: whoever locks several rows takes them in the same order.
-    return list(connection.execute(statement, {"doc": _ids(sorted(ids))}).all())
+    return list(connection.execute(statement, {"doc": _ids(sorted(ids)), "w": worker_id}).all())
 
 
 def _check_alive(connection: Connection, tables: Tables, worker_id: int) -> None:

@@ -236,6 +236,7 @@ def _keep_attempts(connection: Connection, tables: Tables, finishes: Sequence[Fi
             "job_id": one.claim.id,
             "fence": one.claim.fence,
             "attempt": one.claim.attempt,
+            "worker_id": one.claim.worker_id,
             "state": STATE[one.change.state],
             "ended_ago": round(one.ended_ago * 1_000_000),
             "ran": round(one.ran * 1_000_000),
@@ -250,8 +251,8 @@ def _keep_attempts(connection: Connection, tables: Tables, finishes: Sequence[Fi
 
 
 _KEEP_ATTEMPT = (
-    "INSERT INTO {attempts} (job_id, fence, attempt, state, started_at, finished_at, error, traceback)"
-    " VALUES (:job_id, :fence, :attempt, :state, {now} - :ended_ago - :ran, {now} - :ended_ago, :error, :traceback)"
+    "INSERT INTO {attempts} (job_id, fence, attempt, state, worker_id, started_at, finished_at, error, traceback)"
+    " VALUES (:job_id, :fence, :attempt, :state, :worker_id, {now} - :ended_ago - :ran, {now} - :ended_ago, :error, :traceback)"
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
@@ -15,7 +15,7 @@ from dray.store import schema as schemas
 from dray.store.add import add, statements
 from dray.store.base import Exchange, Finished, Pickup
 from dray.store.caller import Announcer, connection_of
-from dray.store.claim import Lanes, claim
+from dray.store.claim import Lanes, claim, held
 from dray.store.connect import Database
 from dray.store.desk import Desk
 from dray.store.dialects import DIALECTS
@@ -131,6 +131,10 @@ class SqlStore:
             lanes.sweep()
             return []
         return self.database.transact(lambda connection: claim(connection, self.tables, worker_id, lanes, limit))
+
+    def held(self, worker_id: int, known: Collection[Lease]) -> list[Claim]:
+        """What this worker holds beside what it knows of."""
+        return self.database.once(lambda connection: held(connection, self.tables, worker_id, known))
 
     def exchange(
         self, worker_id: int, pickup: Pickup, finishes: Sequence[Finish], limit: int, *, again: bool = False
