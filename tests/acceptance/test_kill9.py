@@ -1,0 +1,390 @@
+"""The promises about crashes, proved with real processes that are killed, frozen, cut off and asked to end.
+
+DRAY_TEST_KILLS and DRAY_TEST_TTL (seconds) make the trial longer: `make stress`. DRAY_TEST_SEED repeats one.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tests.crash.audit import Story, audit, report, summary
+from tests.crash.crew import EXIT_LOST, Crew, Hand, children_of, crew_of
+from tests.crash.ledger import ALIVE, RUNNING, SUCCEEDED, Ledger
+from tests.crash.receipt import Start, steady
+from tests.crash.trial import Trial
+from tests.crash.wire import Wire
+from tests.servers import Database, MariaDB, Postgres, Server, wait_until
+
+KILLS = int(os.environ.get("DRAY_TEST_KILLS", "15"))
+TTL = float(os.environ.get("DRAY_TEST_TTL", "1"))
+SEED = int(os.environ.get("DRAY_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 2**31)
+
+SERVERS: dict[str, type[Server]] = {"postgresql": Postgres, "mysql": MariaDB}
+SHARED = {"postgresql": "postgres_server", "mysql": "mariadb_server"}
+
+
+def own_server(request: pytest.FixtureRequest, name: str) -> Iterator[Server]:
+    # The session's server says whether there can be one; ours keeps its promises (fsync), and may be stopped.
+    request.getfixturevalue(SHARED[name])
+    with SERVERS[name]() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def own_postgresql(request: pytest.FixtureRequest) -> Iterator[Server]:
+    yield from own_server(request, "postgresql")
+
+
+@pytest.fixture(scope="module")
+def own_mysql(request: pytest.FixtureRequest) -> Iterator[Server]:
+    yield from own_server(request, "mysql")
+
+
+def on_server(request: pytest.FixtureRequest, name: str) -> Iterator[Database]:
+    server: Server = request.getfixturevalue(f"own_{name}")
+    if not server.running:
+        server.start()
+    database = f"dray_{uuid4().hex[:12]}"
+    yield Database(name, server.create_database(database), server)
+    server.drop_database(database)
+
+
+@pytest.fixture(params=["sqlite", *SERVERS])
+def durable(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """An empty database whose commits survive a power cut."""
+    if request.param == "sqlite":
+        if "sqlite" not in os.environ.get("DRAY_TEST_DATABASES", "sqlite"):
+            pytest.skip("sqlite is left out by DRAY_TEST_DATABASES")
+        yield Database("sqlite", f"sqlite:///{tmp_path}/dray.db", None)
+    else:
+        yield from on_server(request, request.param)
+
+
+@pytest.fixture(params=SERVERS)
+def stoppable(request: pytest.FixtureRequest) -> Iterator[Database]:
+    """An empty database on a server that can be stopped."""
+    yield from on_server(request, request.param)
+
+
+# --- kill -9 --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.rows("C12", "C14", "C16", "C18", "C25")
+@pytest.mark.timeout(180 + KILLS * 12 + TTL * 6)
+def test_kill_9_loses_nothing_and_repeats_only_what_it_cut_off(durable: Database, tmp_path: Path) -> None:
+    print(f"\n{durable.name}: {KILLS} kills, TTL {TTL:g} s, DRAY_TEST_SEED={SEED}")
+    began = steady()
+    with crew_of(durable.url, tmp_path, ttl=TTL, seed=SEED) as crew:
+        trial = Trial(crew, kills=KILLS, seed=SEED)
+        trial.run()
+        here = {hand.pid for hand in crew.present("work")}
+        patience = TTL + TTL / 6 + 10
+        wait_until(lambda: trial.ledger.alive() == here, "only the living to count as alive", patience)
+        crew.stop("work")
+        story = trial.story()
+        print(summary(story))
+        print(f"{steady() - began:.0f} s; the slowest start of a worker took {trial.slowest:.1f} s")
+        check(story)
+        # A producer may have been asked to end before it could listen.
+        well = {"work": (0, EXIT_LOST), "produce": (0, -signal.SIGTERM)}
+        assert [hand.name for hand in crew.hands if hand.mode is None and hand.code not in well[hand.role]] == []
+        nobody_is_left(crew, trial.ledger)
+
+
+def check(story: Story) -> None:
+    wrongs = audit(story)
+    assert not wrongs, f"DRAY_TEST_SEED={SEED}\n{report(story, wrongs)}"
+
+
+def nobody_is_left(crew: Crew, ledger: Ledger) -> None:
+    wait_until(lambda: crew.survivors() == [], "the heartbeat processes to end with their workers", 10)
+    assert ledger.alive() == set()
+
+
+# --- the database goes away -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.rows("C14", "C24")
+@pytest.mark.timeout(180)
+def test_a_database_that_is_away_for_longer_than_the_ttl_kills_nobody(stoppable: Database, tmp_path: Path) -> None:
+    ttl, server = 2.0, stoppable.server
+    assert server is not None
+    with crew_of(stoppable.url, tmp_path, ttl=ttl, concurrency=3) as crew:
+        ledger = Ledger(stoppable.url)
+        workers = crew.hire_workers(2)
+        crew.hire("produce")
+        crew.shop.add(1, "hold", count=2)
+        wait_until(lambda: len(held(crew)) == 2, "both long jobs to run")
+        for outage, mode in enumerate(("fast", "immediate"), start=1):
+            seen = len(crew.account().ends)
+            wait_until(lambda seen=seen: len(crew.account().ends) > seen + 20, "some traffic")
+            server.stop(mode)
+            until = steady() + 2.5 * ttl
+            wait_until(lambda until=until: steady() > until, "the outage to outlast the TTL", 3 * ttl)
+            server.start()
+            back = lambda n=outage: all(len(crew.account().of("store.back", hand.name)) == n for hand in workers)  # noqa: E731
+            wait_until(back, "the workers to be back", 30)
+        for hand in workers:
+            crew.plan.gate(hand.name).touch()
+        crew.stop("produce")
+        wait_until(lambda: ledger.live() == 0, "all jobs to end", 60)
+        account = crew.account()
+        assert [hand.code for hand in workers] == [None, None], crew.tails()
+        assert [len(account.of("store.away", hand.name)) for hand in workers] == [2, 2]
+        assert account.of("rescue.dead_worker") == []
+        crew.stop("work")
+        story = Story(account=crew.account(), rows=ledger.rows(), ttl=ttl)
+        print("\n" + summary(story))
+        check(story)  # without deaths nothing explains a second run, a crash or a failure
+        nobody_is_left(crew, ledger)
+
+
+def held(crew: Crew) -> list[Start]:
+    """The runs that wait at a gate now."""
+    account = crew.account()
+    kinds = {intent.n + offset: intent.kind for intent in account.intents for offset in range(intent.count)}
+    return [
+        start
+        for starts in account.starts.values()
+        for start in starts
+        if kinds[start.n] == "hold" and (start.id, start.fence) not in account.ends
+    ]
+
+
+# --- zombies --------------------------------------------------------------------------------------------------------------
+
+
+def first_holder(crew: Crew, **different: Any) -> tuple[Hand, Hand]:
+    """Hire a worker, let it take two gated jobs, then hire a second."""
+    (first,) = crew.hire_workers(1, **different)
+    crew.shop.add(1, "hold", count=2)
+    wait_until(lambda: len(held(crew)) == 2, "both long jobs to run")
+    (second,) = crew.hire_workers(1)
+    return first, second
+
+
+def runs_of(crew: Crew, hand: Hand) -> Callable[[], bool]:
+    return lambda: len([start for start in held(crew) if start.holder == hand.name]) == 2
+
+
+def all_done_once(crew: Crew, ledger: Ledger, ttl: float, lost: list[Hand]) -> Story:
+    """Drain, stop, and audit with these workers as the only ones that anything may be put down to."""
+    wait_until(lambda: ledger.live() == 0, "all jobs to end", 30)
+    crew.stop("work")
+    ids = {id: hand.name for id, (_, pid) in ledger.workers().items() for hand in lost if hand.pid == pid}
+    story = Story(account=crew.account(), rows=ledger.rows(), worker_names=ids, ttl=ttl)
+    check(story)
+    nobody_is_left(crew, ledger)
+    return story
+
+
+@pytest.mark.rows("C12", "C13", "C19")
+@pytest.mark.timeout(120)
+def test_a_worker_frozen_past_its_ttl_finds_its_jobs_done_by_others(durable: Database, tmp_path: Path) -> None:
+    ttl = 1.5
+    with crew_of(durable.url, tmp_path, ttl=ttl, concurrency=4) as crew:
+        ledger = Ledger(durable.url)
+        frozen, other = first_holder(crew)
+        frozen.send(signal.SIGSTOP)
+        wait_until(runs_of(crew, other), "the other worker to take over", 4 * ttl + 10)
+        crew.plan.gate(frozen.name).touch()
+        frozen.send(signal.SIGCONT)
+        refused = lambda: frozen.code == EXIT_LOST or len(crew.account().of("job.lease_lost", frozen.name)) == 2  # noqa: E731
+        wait_until(refused, "the late results to be refused", 15)
+        crew.plan.gate(other.name).touch()
+        story = all_done_once(crew, ledger, ttl, [frozen])
+        assert {row.result for row in story.rows} == {f"{other.name}:2"}
+        # Frozen with two jobs in its hands, it has surely been running them: that counts, and nothing else does.
+        assert [row.crashes for row in story.rows if row.crashes > 1] == []
+
+
+@pytest.mark.rows("C12", "C13", "C17")
+@pytest.mark.timeout(120)
+def test_a_late_result_is_refused_while_another_runs_the_job(durable: Database, tmp_path: Path) -> None:
+    """The worst zombie: alive and well, given up by the others, and the last to hear of it."""
+    ttl = 9.0
+    with crew_of(durable.url, tmp_path, ttl=ttl, concurrency=4) as crew:
+        ledger = Ledger(durable.url)
+        # With both its slots taken it asks for nothing, and so hears nothing.
+        zombie, other = first_holder(crew, concurrency=2)
+        for heart in children_of(zombie.pid):
+            os.kill(heart, signal.SIGSTOP)  # else it would hear of its death from its own heart
+        ledger.declare_dead(zombie.pid)
+        wait_until(runs_of(crew, other), "the other worker to take over", ttl)
+        crew.plan.gate(zombie.name).touch()
+        lost = lambda: len(crew.account().of("job.lease_lost", zombie.name)) == 2  # noqa: E731
+        wait_until(lost, "the late results to be refused", 10)
+        assert {row.state for row in ledger.rows()} == {RUNNING}
+        crew.plan.gate(other.name).touch()
+        # With nothing running it needs not end: it begins a new life under a new id, and works on.
+        wait_until(lambda: {zombie.pid, other.pid} == ledger.alive(), "the zombie to be a worker again", ttl + 15)
+        crew.stop("work")
+        story = Story(account=crew.account(), rows=ledger.rows(), declared_dead={zombie.name}, ttl=ttl)
+        assert {row.result for row in story.rows} == {f"{other.name}:2"}
+        check(story)
+        nobody_is_left(crew, ledger)
+
+
+@pytest.mark.rows("C12", "C19")
+@pytest.mark.timeout(120)
+def test_a_worker_that_cannot_beat_ends_before_others_take_over(durable: Database, tmp_path: Path) -> None:
+    ttl = 3.0
+    with crew_of(durable.url, tmp_path, ttl=ttl, concurrency=4) as crew:
+        ledger = Ledger(durable.url)
+        silent, other = first_holder(crew)
+        stopped, hearts = steady(), children_of(silent.pid)
+        for heart in hearts:
+            os.kill(heart, signal.SIGSTOP)
+        wait_until(lambda: silent.code is not None, "the worker to end by itself", 2 * ttl + 10)
+        ended = steady()
+        crew.look_after()
+        assert silent.code == EXIT_LOST
+        wait_until(runs_of(crew, other), "the other worker to take over", 3 * ttl + 10)
+        begun = [start.time for start in held(crew) if start.holder == other.name]
+        assert min(begun) > ended - 0.2, "others started before it had ended"  # its end was seen a moment after it came
+        print(f"\nended {ended - stopped:.2f} s after its last beat, with a TTL of {ttl:g} s")
+        assert ended - stopped < ttl
+        for heart in hearts:
+            os.kill(heart, signal.SIGCONT)  # it wakes up without a worker, and has to end
+        crew.plan.gate(other.name).touch()
+        all_done_once(crew, ledger, ttl, [silent])
+
+
+# --- a bad network --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def wire(stoppable: Database) -> Iterator[Wire]:
+    wire = Wire(stoppable.url)
+    yield wire
+    wire.close()
+
+
+@pytest.mark.rows("C14", "C25")
+@pytest.mark.timeout(120)
+def test_a_commit_without_an_answer_loses_and_repeats_nothing(stoppable: Database, wire: Wire, tmp_path: Path) -> None:
+    """Claims and results whose commit happened, or did not: the worker cannot know, and has to find out."""
+    ttl = 30.0  # nobody may wait for the lease to run out: the worker is alive
+    with crew_of(stoppable.url, tmp_path, ttl=ttl) as crew:
+        ledger = Ledger(stoppable.url)
+        crew.hire_workers(1, url=wire.url)
+        for turn in range(1, 6):
+            wire.swallow_commits(turn)
+            for offset, kind in enumerate(("plain", "flaky", "snoozing", "careful", "nap")):
+                crew.shop.add(1000 * turn + 100 * offset, kind, 0.002, count=10)
+            wait_until(lambda: ledger.live() == 0, f"all jobs to end after {turn} commits without an answer", 30)
+        assert wire.cut == 1 + 2 + 3 + 4 + 5
+        crew.stop("work")
+        story = Story(account=crew.account(), rows=ledger.rows(), ttl=ttl)
+        print("\n" + summary(story))
+        check(story)
+        nobody_is_left(crew, ledger)
+
+
+@pytest.mark.rows("C12", "C19")
+@pytest.mark.timeout(120)
+def test_a_worker_whose_network_falls_silent_ends_before_others_take_over(
+    stoppable: Database, wire: Wire, tmp_path: Path
+) -> None:
+    """Nothing is refused and nothing answers: every thread that has asked the database something hangs."""
+    ttl = 4.0
+    with crew_of(stoppable.url, tmp_path, ttl=ttl) as crew:
+        ledger = Ledger(stoppable.url)
+        silent, other = first_holder(crew, url=wire.url)
+        wire.silence()
+        stopped = steady()
+        wait_until(runs_of(crew, other), "the other worker to take over", 3 * ttl + 10)
+        begun = min(start.time for start in held(crew) if start.holder == other.name)
+        assert silent.code == EXIT_LOST, "others started before it had ended"
+        print(f"\nothers began {begun - stopped:.2f} s after the silence, with a TTL of {ttl:g} s")
+        crew.look_after()
+        crew.plan.gate(other.name).touch()
+        wire.restore()
+        all_done_once(crew, ledger, ttl, [silent])
+
+
+@pytest.mark.timeout(120)
+def test_an_idle_worker_whose_heart_hangs_gets_another(durable: Database, tmp_path: Path) -> None:
+    ttl = 2.0
+    with crew_of(durable.url, tmp_path, ttl=ttl) as crew:
+        ledger = Ledger(durable.url)
+        (hand,) = crew.hire_workers(1)
+        (heart,) = children_of(hand.pid)
+        os.kill(heart, signal.SIGSTOP)
+        (first,) = ledger.workers()
+        wait_until(lambda: len(ledger.workers()) > 1, "a new life under a new id", 3 * ttl + 10)
+        crew.shop.add(1, "plain", count=5)
+        wait_until(lambda: ledger.live() == 0, "the jobs to be done", 10)
+        assert {row.worker_id for row in ledger.rows()}.isdisjoint({first})
+        wait_until(lambda: ledger.workers()[first][0] != ALIVE, "the old life to be over", 3 * ttl + 10)
+        crew.stop("work")
+        nobody_is_left(crew, ledger)
+
+
+# --- asked to end ---------------------------------------------------------------------------------------------------------
+
+
+def busy_worker(crew: Crew, ledger: Ledger) -> Hand:
+    """A worker that runs two gated jobs and has fetched others ahead."""
+    crew.shop.add(1, "plain", 0.001, count=400)
+    crew.shop.add(1001, "hold", count=2)
+    crew.shop.add(2001, "plain", 0.001, count=40)
+    hand = crew.hire("work")
+    fetched = lambda: len(held(crew)) == 2 and claimed(ledger) > 2  # noqa: E731
+    wait_until(fetched, "a worker that runs two jobs and has fetched more", 30)
+    return hand
+
+
+def claimed(ledger: Ledger) -> int:
+    return sum(row.state == RUNNING for row in ledger.rows())
+
+
+@pytest.mark.rows("C14", "C22", "C23")
+def test_sigterm_hands_back_what_waits_and_lets_end_what_runs(durable: Database, tmp_path: Path) -> None:
+    with crew_of(durable.url, tmp_path, ttl=10, concurrency=2) as crew:
+        ledger = Ledger(durable.url)
+        hand = busy_worker(crew, ledger)
+        ahead = claimed(ledger) - 2
+        hand.send(signal.SIGTERM)
+        wait_until(lambda: claimed(ledger) == 2, "what was fetched ahead to go back", 5)
+        back = [row for row in ledger.rows() if row.live and row.state != RUNNING]
+        assert len(back) >= ahead > 0
+        assert {(row.attempt, row.crashes) for row in back} == {(0, 0)}
+        assert hand.code is None, "what runs gets its time"
+        crew.plan.gate(hand.name).touch()
+        wait_until(lambda: hand.code == 0, "the worker to end", 10)
+        crew.look_after()
+        assert {row.state for row in ledger.rows() if row.task == "hold"} == {SUCCEEDED}
+        assert ledger.alive() == set()
+        crew.hire_workers(1)
+        all_done_once(crew, ledger, 10, [])
+
+
+@pytest.mark.rows("C22", "C23")
+def test_a_second_sigterm_releases_what_runs(durable: Database, tmp_path: Path) -> None:
+    with crew_of(durable.url, tmp_path, ttl=10, concurrency=2) as crew:
+        ledger = Ledger(durable.url)
+        hand = busy_worker(crew, ledger)
+        hand.send(signal.SIGTERM)
+        wait_until(lambda: claimed(ledger) == 2, "what was fetched ahead to go back", 5)
+        hand.send(signal.SIGTERM)
+        wait_until(lambda: hand.code is not None, "the worker to end at once", 5)
+        crew.look_after()
+        assert hand.code == 0
+        live = [row for row in ledger.rows() if row.live]
+        assert {row.task for row in live} >= {"hold"}
+        assert {(row.state, row.attempt, row.crashes) for row in live} == {(0, 0, 0)}
+        other = crew.hire("work")
+        crew.plan.gate(other.name).touch()
+        wait_until(lambda: ledger.live() == 0, "all jobs to end", 30)
+        assert {row.attempt for row in ledger.rows()} == {1}
+        crew.stop("work")
+        nobody_is_left(crew, ledger)
