@@ -160,8 +160,10 @@ class Registry:
         """Register a task. Raises TaskError for a name that is taken or a target that cannot be a task, BadOption otherwise."""
         check_known("task", options, TaskOptions.__annotations__)
         _check_target(target)
-        name = options.get("name") or target.__name__
-        aliases = options.get("aliases", ())
+        given, aliases = options.get("name"), options.get("aliases", ())
+        name = target.__name__ if given is None else given
+        if isinstance(aliases, str):  # else each of its letters would be one
+            raise BadOption(f"aliases must be a list of names, got {aliases!r}")
         for each in (name, *aliases):
             check_name("task name", each)
         definition = Definition(target, name, Defaults.of(options), aliases)
@@ -208,6 +210,8 @@ def _check_target(target: object) -> None:
     if inspect.isclass(target):
         if not issubclass(target, Task):
             raise TaskError(f"class {target.__name__} must derive from dray.Task to be a task")
+        if target.run is Task.run:
+            raise TaskError(f"{target.__name__} has no run method, so there is nothing it could do")
         return
     if not inspect.isfunction(target):
         raise TaskError(f"a task is a function or a subclass of dray.Task, not {target!r}")
