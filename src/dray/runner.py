@@ -65,10 +65,10 @@ class Runner:
             args, kwargs = self._codec.decode_call(payload)
             definition.bind(args, kwargs)
         except CodecError as error:
-            return Ran(Failed(error=sanitize(f"the stored arguments cannot be read: {error}"), permanent=True))
+            return Ran(Failed(error=_short(error), permanent=True))
         except BadArguments as error:
             # Only a mismatch of the call itself: another version of the code may well be able to take it.
-            return Ran(Parked(why=sanitize(str(error))[:ERROR_LIMIT], signature=definition.signature_number))
+            return Ran(Parked(why=_short(error), signature=definition.signature_number))
         return Prepared(definition, args, kwargs)
 
     def run(self, prepared: Prepared, context: Context) -> Ran:
@@ -87,7 +87,10 @@ class Runner:
         leave = enter(context)
         try:
             value = await prepared.definition.call(prepared.args, prepared.kwargs, context)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or not task.cancelling():
+                return self._raised(error)  # its own: something it waited for was cancelled
             # Cancelled by us: because an operator asked for it, or because the worker ends now.
             return Ran(Cancelled() if context.cancel_requested else HandedBack(why="the worker stopped"))
         except BaseException as error:
@@ -97,34 +100,32 @@ class Runner:
         return self._returned(value)
 
     def _returned(self, value: object) -> Ran:
-        if isinstance(value, Report):
-            try:
-                value.to_json()
-            except CodecError as error:
-                return Ran(Done(note=f"the report was not stored: {error}"))
-            return Ran(Done(report=value))
         if value is None:
             return Ran(Done())
         try:
+            if isinstance(value, Report):
+                value.to_json()
+                return Ran(Done(report=value))
             return Ran(Done(result=self._codec.check(value, what="result")))
-        except CodecError as error:
-            # The work is done. That its result cannot be kept is no reason to do it twice.
-            return Ran(Done(note=sanitize(f"the result was not stored: {error}")[:ERROR_LIMIT]))
+        except Exception as error:
+            # The work is done. That what it gave cannot be kept, or even looked at, is no reason to do it twice.
+            return Ran(Done(note=_short(f"the result was not stored: {_text(error)}")))
 
     def _raised(self, error: BaseException) -> Ran:
         match error:
             case Snooze():
-                return Ran(Snoozed(delay=_seconds(error.delay), why=error.why))
+                return Ran(Snoozed(delay=_seconds(error.delay), why=None if error.why is None else _short(error.why)))
             case RetryIn():
-                return Ran(Failed(error=sanitize(error.why)[:ERROR_LIMIT], retry_in=_seconds(error.delay)))
+                return Ran(Failed(error=_short(error.why), retry_in=_seconds(error.delay)))
             case Skip():
-                return Ran(Skipped(why=sanitize(error.why)[:ERROR_LIMIT]))
+                return Ran(Skipped(why=_short(error.why)))
             case CancelRequested():
                 return Ran(Cancelled())
             case StopWorker():
                 cause = error.__cause__
-                judged = self._raised(cause) if cause is not None else Ran(_failed(error, permanent=True))
-                return Ran(judged.outcome, stop=True)
+                if cause is None or isinstance(cause, StopWorker):
+                    return Ran(_failed(error, permanent=True), stop=True)
+                return Ran(self._raised(cause).outcome, stop=True)
             case _:
                 return Ran(_failed(error, permanent=isinstance(error, Permanent)))
 
@@ -133,15 +134,20 @@ def _failed(error: BaseException, *, permanent: bool) -> Failed:
     text = _text(error)
     name = type(error).__name__
     return Failed(
-        error=sanitize(f"{name}: {text}" if text else name)[:ERROR_LIMIT],
+        error=_short(f"{name}: {text}" if text else name),
         traceback=sanitize(_traceback(error))[-TRACEBACK_LIMIT:],
         permanent=permanent,
     )
 
 
-def _text(error: BaseException) -> str:
+def _short(words: object) -> str:
+    """A text that can be stored and read, of whatever a task or an error has to say."""
+    return sanitize(_text(words))[:ERROR_LIMIT]
+
+
+def _text(words: object) -> str:
     try:
-        return str(error)
+        return str(words)
     except Exception as second:
         return f"its text could not be read: {type(second).__name__}"
 
