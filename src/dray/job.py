@@ -189,7 +189,7 @@ class Claim(msgspec.Struct, frozen=True):
     owner: str | None
     created_at: int
     claimed_at: int
-    worker_id: int | None
+    worker_id: int | None = None
 
     @property
     def lease(self) -> Lease:
@@ -215,7 +215,7 @@ class JobRow:
     flags: Flag
     key: str | None
     owner: str | None
-    worker_id: int | None
+    worker_id: int | None = None
     created_at: datetime
     run_at: datetime | None
     ready_at: datetime | None

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
 from dray.context import Context
-from dray.job import Cancelled, Claim, Failed, HandedBack, Outcome
+from dray.job import Cancelled, Claim, Failed, Flag, HandedBack, Outcome
 from dray.runner import Prepared, Ran, Runner
 
 
@@ -37,7 +37,6 @@ class Slots:
 
     may_start   asked just before a job is started, so that nothing runs on a lease that is running out
     mark        writes the start mark; False when the lease is lost
-    needs_mark  whether a job has to leave the mark before user code is reached
     on_done     called from a slot when somebody should look at `done`
     """
 
@@ -48,11 +47,10 @@ class Slots:
         *,
         may_start: Callable[[], bool],
         mark: Callable[[Item], bool],
-        needs_mark: Callable[[Claim], bool],
         on_done: Callable[[], None],
     ) -> None:
         self._runner, self.concurrency = runner, concurrency
-        self._may_start, self._mark, self._needs_mark, self._on_done = may_start, mark, needs_mark, on_done
+        self._may_start, self._mark, self._on_done = may_start, mark, on_done
         self._todo: SimpleQueue[Item | None] = SimpleQueue()
         self._waiting: deque[Item] = deque()  # async ones that have no place on the loop yet
         self._threads: list[threading.Thread] = []
@@ -151,7 +149,7 @@ class Slots:
     async def _arun(self, item: Item) -> None:
         try:
             # The mark is a write to the database: it must not stop the loop.
-            needs_thread = self._needs_mark(item.claim)
+            needs_thread = needs_mark(item.claim)
             prepared = await asyncio.to_thread(self._begin, item) if needs_thread else self._begin(item)
             if isinstance(prepared, Prepared):
                 self._end(item, await self._runner.arun(prepared, item.context))
@@ -174,7 +172,7 @@ class Slots:
             return None
         self.running.add(item)
         try:
-            if self._needs_mark(item.claim) and not self._mark(item):
+            if needs_mark(item.claim) and not self._mark(item):
                 self._end(item, Ran(HandedBack(why="the lease was lost")))
                 return None
             prepared = self._runner.prepare(item.context, item.claim.args)
@@ -195,3 +193,8 @@ class Slots:
         # Waking the worker costs a switch of threads: it looks by itself every few milliseconds while there is work.
         if ran.stop or isinstance(ran.outcome, Failed) or not self.buffered():
             self._on_done()
+
+
+def needs_mark(claim: Claim) -> bool:
+    """Whether a job writes down that it starts before user code is reached: where a death would otherwise be a riddle."""
+    return claim.crashes > 0 or bool(claim.flags & (Flag.SUSPECT | Flag.FAIL_ON_CRASH))

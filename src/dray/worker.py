@@ -17,7 +17,7 @@ from dray.context import Context
 from dray.errors import StoreError, WorkerGone
 from dray.finisher import Finisher
 from dray.intake import PollIntake
-from dray.job import Claim, Finish, Flag, HandedBack, Lease
+from dray.job import Claim, Finish, HandedBack, Lease
 from dray.lease import WorkerLease
 from dray.lifecycle import ALONE_FROM
 from dray.pace import STALE_AFTER, Pace
@@ -86,7 +86,6 @@ class Worker:
             self.concurrency,
             may_start=self._may_start,
             mark=self._mark,
-            needs_mark=needs_mark,
             on_done=self._nudge,
         )
         self._attendance = Attendance(self)
@@ -394,8 +393,3 @@ class Worker:
     def _mark(self, item: Item) -> bool:
         item.marked = self.store.mark_started(item.claim.lease)
         return item.marked
-
-
-def needs_mark(claim: Claim) -> bool:
-    """Whether a job writes down that it starts before user code is reached: where a death would otherwise be a riddle."""
-    return claim.crashes > 0 or bool(claim.flags & (Flag.SUSPECT | Flag.FAIL_ON_CRASH))

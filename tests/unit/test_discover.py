@@ -26,7 +26,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A current folder with modules in it, which are forgotten afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    before = set(sys.modules)
     (tmp_path / "shop_a.py").write_text(SHOP)
     (tmp_path / "shop_two.py").write_text("from dray import Dray\na, b = Dray('sqlite:///a'), Dray('sqlite:///b')\n")
     (tmp_path / "shop_none.py").write_text("x = 1\n")
@@ -34,7 +33,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "shop_needs.py").write_text("import not_there_at_all\n")
     (tmp_path / "shop_exits.py").write_text("raise SystemExit(3)\n")
     yield tmp_path
-    for name in set(sys.modules) - before:
+    for name in [name for name in sys.modules if name.startswith("shop_")]:
         del sys.modules[name]
 
 
