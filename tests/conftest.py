@@ -61,9 +61,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
     if request.param == "sqlite":
         yield Database("sqlite", f"sqlite:///{tmp_path}/dray.db", None)
         return
-    server: Server = request.getfixturevalue(
-        {"postgresql": "postgres_server", "mysql": "mariadb_server"}[request.param]
-    )
+    server: Server = request.getfixturevalue({"postgresql": "postgres_server", "mysql": "mariadb_server"}[request.param])
     name = f"dray_{uuid4().hex[:12]}"
     yield Database(request.param, server.create_database(name), server)
     server.drop_database(name)

@@ -216,9 +216,7 @@ class Server(ABC):
         return {"user": self.user, "group": pwd.getpwnam(self.user).pw_gid, "extra_groups": []}
 
     def _run(self, *command: str) -> None:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd="/", **self._as_user()
-        )
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd="/", **self._as_user())
         if done.returncode:
             raise RuntimeError(f"{command[0]} failed:\n{done.stdout}{done.stderr}")
 
@@ -242,9 +240,7 @@ class Server(ABC):
 
     def _answers(self) -> bool:
         if not self.running:
-            raise RuntimeError(
-                f"{self.what} ended while it started:\n{(self.folder / 'log').read_text()[-4000:]}"
-            )
+            raise RuntimeError(f"{self.what} ended while it started:\n{(self.folder / 'log').read_text()[-4000:]}")
         try:
             # Another server may have taken the port, and would answer in the name of ours.
             return Path(self._data_folder()) == self.folder / "data"

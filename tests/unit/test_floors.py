@@ -211,9 +211,7 @@ def test_every_module_stands_on_a_floor() -> None:
 
 def test_nobody_imports_upwards_or_sideways() -> None:
     wrong = wrong_steps()
-    assert not wrong, "upwards: move something; sideways: think, then add it to NEIGHBOURS:\n" + "\n".join(
-        wrong
-    )
+    assert not wrong, "upwards: move something; sideways: think, then add it to NEIGHBOURS:\n" + "\n".join(wrong)
 
 
 def test_neighbours_do_not_go_in_a_circle() -> None:
@@ -234,8 +232,7 @@ def test_no_file_is_long() -> None:
     long = {
         name: lines
         for name, path in modules().items()
-        if not name.startswith("store.migrations.")
-        and (lines := len(path.read_text().splitlines())) > TOO_LONG
+        if not name.startswith("store.migrations.") and (lines := len(path.read_text().splitlines())) > TOO_LONG
     }
     assert not long, long
 
