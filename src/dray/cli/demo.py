@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from dray.cli.options import given, option, verb
-from dray.demo import run
+from dray.demo.run import run
 
 
 @verb(
