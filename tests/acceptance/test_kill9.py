@@ -282,6 +282,7 @@ def test_a_commit_without_an_answer_loses_and_repeats_nothing(stoppable: Databas
                 crew.shop.add(1000 * turn + 100 * offset, kind, 0.002, count=10)
             wait_until(lambda: ledger.live() == 0, f"all jobs to end after {turn} commits without an answer", 30)
         assert wire.cut == 1 + 2 + 3 + 4 + 5
+        assert crew.account().of("job.lease_lost") == [], "what was written is taken for refused"
         crew.stop("work")
         story = Story(account=crew.account(), rows=ledger.rows(), ttl=ttl)
         print("\n" + summary(story))

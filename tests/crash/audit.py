@@ -25,8 +25,9 @@ KILLS = ("witness", "family")
 class Death(NamedTuple):
     """How a worker ended before its time: killed with or without its witness, or because its lease was lost."""
 
-    time: float
+    time: float  # just before it was killed
     mode: str
+    gone: float  # when nothing was left of it
 
 
 class Wrong(NamedTuple):
@@ -81,7 +82,7 @@ class Story:
     def died_running(self, start: Start) -> bool:
         """Whether the worker died after this start. It may have ended by then: nobody knows whether that was written."""
         death = self.deaths.get(start.holder)
-        return death is not None and death.time >= start.time
+        return death is not None and death.gone >= start.time
 
 
 def audit(story: Story) -> list[Wrong]:
@@ -163,7 +164,7 @@ def why_again(story: Story, first: Start, second: Start) -> str | None:
     if end is not None and end.outcome != "done" and end.time <= second.time:
         return "outcome"
     death = story.deaths.get(first.holder)
-    if death is not None and first.time <= death.time <= second.time:
+    if death is not None and first.time <= death.gone and death.time <= second.time:
         return death.mode
     if (first.id, first.fence) in story.lost_leases or first.holder in story.given_up:
         return "lease lost"

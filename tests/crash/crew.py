@@ -37,7 +37,8 @@ class Hand:
     log: Path
     hired: float
     mode: Mode | None = None  # how it was killed, if it was
-    ended: float | None = None
+    ended: float | None = None  # just before it was killed, or when its end was seen
+    gone: float | None = None  # when a kill had done its work
 
     @property
     def pid(self) -> int:
@@ -106,6 +107,7 @@ class Crew:
                 os.kill(child, signal.SIGKILL)
         hand.process.kill()
         hand.process.wait()
+        hand.gone = steady()
 
     def look_after(self) -> list[Hand]:
         """Take note of those that ended by themselves."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import sys
 import threading
 
 from dray.errors import DrayError, OutcomeUnknown
-from tests.crash.shop import FULL, Plan, Shop
+from tests.crash.shop import FULL, Plan, Shop, end_with
 
 KINDS = {"plain": 60, "nap": 15, "flaky": 8, "snoozing": 8, "careful": 9}
 BATCH = 0.1  # the share of calls that add many jobs
@@ -17,6 +18,7 @@ LONG = 0.003  # the share of calls that add a job longer than the TTL, or than 3
 
 
 def main() -> None:
+    end_with(os.getppid())
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     name, seed, n = sys.argv[1], sys.argv[2], int(sys.argv[3])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,6 +47,17 @@ class Plan:
     def gate(self, name: str) -> Path:
         """A file that says something to others: `hold` jobs wait for the one with the name of their process."""
         return Path(self.folder, f"gate-{name}")
+
+
+def end_with(boss: int) -> None:
+    """Make this process end with the tests that started it, even if those are killed."""
+
+    def watch() -> None:
+        while os.getppid() == boss:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class Shop:

@@ -131,7 +131,7 @@ class Trial:
         deaths = {}
         for hand in workers:
             if hand.ended is not None and (hand.mode is not None or hand.code == EXIT_LOST):
-                deaths[hand.name] = Death(hand.ended, hand.mode or "lease lost")
+                deaths[hand.name] = Death(hand.ended, hand.mode or "lease lost", hand.gone or hand.ended)
         return Story(
             account=account,
             rows=self.ledger.rows(),

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import Any
 
 from dray import events
 from dray.worker import Worker
-from tests.crash.shop import Plan, Shop
+from tests.crash.shop import Plan, Shop, end_with
 
 NEWS = ("worker.", "store.", "rescue.", "heart.", "upkeep.", "result.", "job.lease_lost")
 
 
 def main() -> None:
+    end_with(os.getppid())
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     plan, name = Plan.given(), sys.argv[1]
     shop = Shop(plan, name)
