@@ -8,7 +8,7 @@ DRAY_TEST_KILLS ?= 100
 DRAY_TEST_TTL ?= 30
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check stress
+.PHONY: help demo test check stress bench
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,10 @@ stress: $(VENV)/.installed-dev ## kill workers again and again, and count that n
 	@.ci/install-servers
 	DRAY_TEST_KILLS=$(DRAY_TEST_KILLS) DRAY_TEST_TTL=$(DRAY_TEST_TTL) \
 	    $(BIN)/pytest tests/acceptance/test_kill9.py -s --timeout=7200 $(ARGS)
+
+bench: $(VENV)/.installed-dev ## measure Dray beside the bare drivers, about 10 minutes; ARGS="--quick drain" for less
+	@.ci/install-servers
+	$(BIN)/python -m benchmarks $(ARGS)
 
 # bin/pip and not bin/python: without the package python3-venv an interpreter is left behind, but no pip.
 $(BIN)/pip:

@@ -1,0 +1,183 @@
+"""The raw limit: the driver alone, on the same tables and rows, with nothing around the statements.
+
+To claim and to end jobs it sends the statements of Dray, so that a ratio shows what Dray adds to them: finding out what is
+ready, checking who is alive, starting and judging each job, keeping what becomes of it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import msgspec
+
+from benchmarks.tasks import on
+from dray.app import Dray
+from dray.job import name_hash
+from dray.store import claim, finish
+from dray.store.dialects import host_clock
+
+BATCH = 500  # jobs in one transaction
+COLUMNS = (
+    "state, queue_hash, priority, ready_at, fence, attempt, max_attempts, crashes, snoozes, flags, created_at, task_hash,"
+    " signature, queue, task, args"
+)
+INSERT = f"INSERT INTO {{jobs}} ({COLUMNS}) VALUES (" + ", ".join(f":{name}" for name in COLUMNS.split(", ")) + ")"
+ORDER = "INSERT INTO purchase (number) VALUES (:number)"
+CREATE_ORDER = "CREATE TABLE purchase (number BIGINT NOT NULL)"
+
+
+class Raw:
+    """A connection of the driver's own, in autocommit, set up as Dray sets up its own."""
+
+    def __init__(self, app: Dray) -> None:
+        database = app.store.database
+        self.tables, self.dialect, self._sql = app.store.tables, database.dialect, database.engine.dialect
+        module, arguments, keywords = database.driver()
+        self.connection = importlib.import_module(module).connect(*arguments, **keywords)
+        match self.dialect.name:
+            case "sqlite":
+                self.connection.isolation_level = None
+            case "postgresql":
+                self.connection.autocommit = True
+            case _:
+                self.connection.autocommit(True)
+        self.cursor = self.connection.cursor()
+        for statement in self.dialect.setup:
+            self.cursor.execute(statement)
+        self._ready: dict[str, tuple[str, Any]] = {}
+
+    def run(self, template: str, **values: Any) -> Any:
+        """Run a statement of Dray's, in the driver's own spelling."""
+        statement, arranged = self._prepared(template)
+        self.cursor.execute(statement, arranged(values))
+        return self.cursor
+
+    def run_many(self, template: str, rows: list[dict[str, Any]]) -> None:
+        statement, arranged = self._prepared(template)
+        self.cursor.executemany(statement, [arranged(row) for row in rows])
+
+    def _prepared(self, template: str) -> tuple[str, Callable[[dict[str, Any]], Any]]:
+        if template not in self._ready:
+            compiled: Any = self.tables.text(template).compile(dialect=self._sql)
+            names = compiled.positiontup
+
+            def arranged(values: dict[str, Any]) -> Any:
+                values = {"now": host_clock(), **values}
+                return values if names is None else [values[name] for name in names]
+
+            self._ready[template] = str(compiled), arranged
+        return self._ready[template]
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        self.cursor.execute(self.dialect.begin)
+        yield
+        self.cursor.execute("COMMIT")
+
+
+@contextmanager
+def opened(url: str) -> Iterator[Raw]:
+    """The driver, with the tables of Dray in place."""
+    app, _ = on(url)
+    raw = Raw(app)
+    with closing(raw.connection):
+        yield raw
+    app.close()
+
+
+# --- claim and end --------------------------------------------------------------------------------------------------------
+
+
+def drained(url: str, jobs: int) -> float:
+    """Seconds to claim so many jobs and move them to the history, in one transaction for each batch."""
+    with opened(url) as raw:
+        worker = _worker(raw)
+        began = time.perf_counter()
+        for _ in range(-(-jobs // BATCH)):
+            with raw.transaction():
+                _end(raw, _claim(raw, worker))
+        passed = time.perf_counter() - began
+        ended = raw.run("SELECT count(*) FROM {history}").fetchone()[0]
+        if ended != jobs:
+            raise RuntimeError(f"{ended} of {jobs} jobs have ended")
+        return passed
+
+
+def _worker(raw: Raw) -> int:
+    values = {"state": 0, "host": "", "pid": 0, "queues": "*", "concurrency": 1, "started_at": 0, "beat_at": host_clock()}
+    names = ", ".join(values)
+    raw.run(f"INSERT INTO {{workers}} ({names}) VALUES ({', '.join(f':{name}' for name in values)})", **values)
+    return int(raw.run("SELECT max(id) FROM {workers}").fetchone()[0])
+
+
+def _claim(raw: Raw, worker: int) -> list[Any]:
+    queue, priority = name_hash("default"), 100
+    rows = raw.dialect.rows({"id": "int"})
+    if raw.dialect.name == "postgresql":
+        lanes = "(SELECT * FROM " + raw.dialect.rows({"o": "int", "q": "int", "p": "int", "f": "int"}) + " ORDER BY o) d"
+        lane = _document([{"o": 0, "q": queue, "p": priority, "f": 0}])
+        return list(raw.run(claim._CLAIM_AT_ONCE.replace("{rows}", lanes), doc=lane, n=BATCH, w=worker).fetchall())
+    found = raw.run(claim._CANDIDATES, q=queue, p=priority, f=0, n=BATCH).fetchall()
+    ids = _document([{"id": id} for (id,) in found])
+    if raw.dialect.returning:
+        take = claim._TAKE.replace("{rows}", rows) + f" RETURNING {claim._BARE}"
+        return list(raw.run(take, doc=ids, w=worker).fetchall())
+    taken = list(raw.run(claim._LOCK.replace("{rows}", rows), doc=ids, w=worker).fetchall())
+    raw.run(claim._TAKE_LOCKED.replace("{rows}", rows), doc=ids, w=worker, at=host_clock())
+    return taken
+
+
+def _end(raw: Raw, taken: list[Any]) -> None:
+    document = _document([{"i": row[0], "f": row[1], "s": 10, "b": 0, "c": 0, "ra": 1, "ea": 1} for row in taken])
+    if raw.dialect.name == "postgresql":
+        raw.run(finish._end_statement(raw.tables), doc=document).fetchall()
+        return
+    raw.run(finish._copy_statement(raw.tables), doc=document)
+    raw.run(raw.dialect.delete_ids("{jobs}"), doc=document)
+
+
+def _document(rows: list[dict[str, int]]) -> str:
+    return msgspec.json.encode(rows).decode()
+
+
+# --- enqueue --------------------------------------------------------------------------------------------------------------
+
+
+def _row(number: int) -> dict[str, Any]:
+    now = host_clock()
+    zero = dict.fromkeys(("state", "fence", "attempt", "crashes", "snoozes", "flags", "signature"), 0)
+    words = {"queue": "default", "task": "nothing", "args": f'[[{number},"a small note"],{{}}]'}
+    hashes = {"queue_hash": name_hash("default"), "task_hash": name_hash("nothing")}
+    return {**zero, **words, **hashes, "priority": 100, "max_attempts": 20, "ready_at": now, "created_at": now}
+
+
+def inserted_one_by_one(url: str, jobs: int) -> float:
+    with opened(url) as raw:
+        began = time.perf_counter()
+        for number in range(jobs):
+            raw.run(INSERT, **_row(number))
+        return time.perf_counter() - began
+
+
+def inserted_in_chunks(url: str, jobs: int, chunk: int) -> float:
+    with opened(url) as raw:
+        began = time.perf_counter()
+        for start in range(0, jobs, chunk):
+            with raw.transaction():
+                raw.run_many(INSERT, [_row(number) for number in range(start, min(start + chunk, jobs))])
+        return time.perf_counter() - began
+
+
+def inserted_in_transactions(url: str, jobs: int) -> float:
+    with opened(url) as raw:
+        raw.run(CREATE_ORDER)
+        began = time.perf_counter()
+        for number in range(jobs):
+            with raw.transaction():
+                raw.run(ORDER, number=number)
+                raw.run(INSERT, **_row(number))
+        return time.perf_counter() - began
