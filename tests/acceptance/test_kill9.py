@@ -99,6 +99,19 @@ def test_kill_9_loses_nothing_and_repeats_only_what_it_cut_off(durable: Database
         nobody_is_left(crew, trial.ledger)
 
 
+@pytest.mark.rows("C14", "C18")
+@pytest.mark.timeout(120)
+def test_a_death_that_was_seen_needs_no_ttl(durable: Database, tmp_path: Path) -> None:
+    ttl = 18.0
+    with crew_of(durable.url, tmp_path, ttl=ttl) as crew:
+        killed, other = first_holder(crew)
+        crew.kill(killed, "witness")
+        wait_until(runs_of(crew, other), "the other worker to take over", ttl / 6 + 6)
+        crew.plan.gate(other.name).touch()
+        wait_until(lambda: Ledger(durable.url).live() == 0, "all jobs to end", 10)
+        crew.stop("work")
+
+
 def check(story: Story) -> None:
     wrongs = audit(story)
     assert not wrongs, f"DRAY_TEST_SEED={SEED}\n{report(story, wrongs)}"
@@ -223,12 +236,15 @@ def test_a_late_result_is_refused_while_another_runs_the_job(durable: Database, 
         lost = lambda: len(crew.account().of("job.lease_lost", zombie.name)) == 2  # noqa: E731
         wait_until(lost, "the late results to be refused", 10)
         assert {row.state for row in ledger.rows()} == {RUNNING}
+        crew.shop.add(100, "plain", 1.0, count=12)  # to which it must not help itself in its old life
         crew.plan.gate(other.name).touch()
         # With nothing running it needs not end: it begins a new life under a new id, and works on.
         wait_until(lambda: {zombie.pid, other.pid} == ledger.alive(), "the zombie to be a worker again", ttl + 15)
+        wait_until(lambda: ledger.live() == 0, "all jobs to end", 30)
         crew.stop("work")
         story = Story(account=crew.account(), rows=ledger.rows(), declared_dead={zombie.name}, ttl=ttl)
-        assert {row.result for row in story.rows} == {f"{other.name}:2"}
+        assert {row.result for row in story.rows if row.task == "hold"} == {f"{other.name}:2"}
+        assert {row.fence for row in story.rows if row.task == "plain"} == {1}
         check(story)
         nobody_is_left(crew, ledger)
 
@@ -281,7 +297,12 @@ def test_a_commit_without_an_answer_loses_and_repeats_nothing(stoppable: Databas
             for offset, kind in enumerate(("plain", "flaky", "snoozing", "careful", "nap")):
                 crew.shop.add(1000 * turn + 100 * offset, kind, 0.002, count=10)
             wait_until(lambda: ledger.live() == 0, f"all jobs to end after {turn} commits without an answer", 30)
-        assert wire.cut == 1 + 2 + 3 + 4 + 5
+        # Now results and nothing else: all slots are taken, so that nothing is claimed meanwhile.
+        crew.shop.add(9000, "hold", count=crew.plan.concurrency)
+        wait_until(lambda: len(held(crew)) == crew.plan.concurrency, "all slots to be taken")
+        wire.swallow_commits(2)
+        crew.plan.gate("work-0").touch()
+        wait_until(lambda: ledger.live() == 0 and wire.cut >= 17, "results to be written without an answer", 30)
         assert crew.account().of("job.lease_lost") == [], "what was written is taken for refused"
         crew.stop("work")
         story = Story(account=crew.account(), rows=ledger.rows(), ttl=ttl)

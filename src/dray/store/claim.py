@@ -171,12 +171,17 @@ def _claim(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes,
     return _claim_in_steps(connection, tables, worker_id, lanes, limit)
 
 
+# What the columns hold. A row that was written by hand with more in it must not make the claim of all others fail: such a fence
+# cannot rise, so the job stays; such an attempt stays as it is.
+_MOST = 2**31 - 1
+_NEXT = f"CASE WHEN j.attempt < {_MOST} THEN j.attempt + 1 ELSE j.attempt END"
+
 # MATERIALIZED: a subquery with a LIMIT may otherwise be run again, and claim more than asked.
 _CLAIM_AT_ONCE = (
     "WITH c AS MATERIALIZED (SELECT r.id FROM {rows} CROSS JOIN LATERAL ("
     " SELECT id FROM {jobs} WHERE state = 0 AND queue_hash = d.q AND priority = d.p AND ready_at >= d.f"
-    " ORDER BY ready_at, id LIMIT :n FOR NO KEY UPDATE SKIP LOCKED) r LIMIT :n)"
-    " UPDATE {jobs} j SET state = 1, fence = j.fence + 1, attempt = j.attempt + 1, worker_id = :w, claimed_at = {now},"
+    f" AND fence < {_MOST} ORDER BY ready_at, id LIMIT :n FOR NO KEY UPDATE SKIP LOCKED) r LIMIT :n)"
+    f" UPDATE {{jobs}} j SET state = 1, fence = j.fence + 1, attempt = {_NEXT}, worker_id = :w, claimed_at = {{now}},"
     " started_at = NULL FROM c WHERE j.id = c.id AND EXISTS (SELECT 1 FROM {workers} WHERE id = :w AND state = 0)"
     f" RETURNING {_RETURNED}"
 )
@@ -211,13 +216,14 @@ _LOCK = (
         " WHERE j.state = 0 FOR UPDATE SKIP LOCKED"
     )
     .replace("j.fence", "j.fence + 1 AS fence")
-    .replace("j.attempt", "j.attempt + 1 AS attempt")
+    .replace("j.attempt", f"{_NEXT} AS attempt")
     .replace("j.claimed_at", "{now} AS claimed_at")
     .replace("j.worker_id", ":w AS worker_id")
+    .replace(" FOR UPDATE", f" AND j.fence < {_MOST} FOR UPDATE")
 )
 _TAKE_LOCKED = (
     "UPDATE {rows} STRAIGHT_JOIN {jobs} j FORCE INDEX (PRIMARY) ON j.id = d.id SET j.state = 1, j.fence = j.fence + 1,"
-    " j.attempt = j.attempt + 1, j.worker_id = :w, j.claimed_at = :at, j.started_at = NULL WHERE j.state = 0"
+    f" j.attempt = {_NEXT}, j.worker_id = :w, j.claimed_at = :at, j.started_at = NULL WHERE j.state = 0"
 )
 _BARE = _RETURNED.replace("j.", "")
 

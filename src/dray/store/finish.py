@@ -33,7 +33,7 @@ _ENDED = {
     "reason": "NULL",
     "ready_at": "NULL",
     "attempt": "j.attempt - d.b",
-    "crashes": "j.crashes + d.c",
+    "crashes": "CASE WHEN j.crashes < 32767 THEN j.crashes + d.c ELSE j.crashes END",  # no row makes a batch fail
     "started_at": "CASE WHEN d.ra IS NULL THEN j.started_at ELSE t.now - d.ea - d.ra END",
     "finished_at": "t.now - d.ea",
     "group_held": "NULL",
@@ -188,7 +188,8 @@ _PUT_BACK = (
     "UPDATE {jobs} SET state = :s, reason = :rs, signature = :sg, worker_id = NULL, started_at = NULL, claimed_at = NULL,"
     " ready_at = CASE WHEN :s = 0 THEN {now} ELSE NULL END,"
     " run_at = CASE WHEN :later = 1 THEN {now} + :dl ELSE run_at END,"
-    " attempt = attempt - :b, crashes = crashes + :c, snoozes = snoozes + :z, flags = (flags & :keep) | :fl,"
+    " attempt = attempt - :b, crashes = CASE WHEN crashes < 32767 THEN crashes + :c ELSE crashes END,"
+    " snoozes = CASE WHEN snoozes < 2147483647 THEN snoozes + :z ELSE snoozes END, flags = (flags & :keep) | :fl,"
     " report = COALESCE(:p, report), error = COALESCE(:e, error), note = :n"
     " WHERE id = :i AND fence = :f AND state = 1"
 )

@@ -42,7 +42,9 @@ def next_due(connection: Connection, tables: Tables) -> float | None:
     jobs = tables.jobs
     waits = []
     for waiting in _waiting(tables):
-        first = select(jobs.c.run_at).where(text(waiting)).order_by(jobs.c.run_at, jobs.c.id).limit(1).subquery()
+        # A row without a time, which only a hand can have written, would come first and hide those that are due.
+        timed = select(jobs.c.run_at).where(text(waiting), jobs.c.run_at.is_not(None))
+        first = timed.order_by(jobs.c.run_at, jobs.c.id).limit(1).subquery()
         waits.append(connection.execute(select(first.c.run_at - tables.now())).scalar())
     known = [wait for wait in waits if wait is not None]
     return max(0.0, min(known) / 1_000_000) if known else None

@@ -316,7 +316,7 @@ def queues(connection: Connection, tables: Tables, cap: int = CAP) -> list[Queue
     oldest: dict[str, float] = {}
     ready: dict[str, int] = {}
     for row in connection.execute(heads, {"doc": document}).all():
-        oldest[row.queue] = max(oldest.get(row.queue, 0.0), row.age / 1_000_000)
+        oldest[row.queue] = max(oldest.get(row.queue, 0.0), (row.age or 0) / 1_000_000)
         if row.queue not in ready:
             values = {"q": row.queue_hash, "n": cap + 1}
             ready[row.queue] = connection.execute(tables.text(_READY), values).scalar_one()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 
 from sqlalchemy import Connection, insert, select, update
 
 from dray.store.base import Beat as Beat
-from dray.store.tables import Tables
+from dray.store.tables import EPOCH, Tables, instant
 
 ALIVE, DEAD, ENDED = 0, 1, 2
 
@@ -110,15 +110,10 @@ def listing(connection: Connection, tables: Tables, *, alive_only: bool = True, 
             pid=row.pid,
             queues=row.queues,
             concurrency=row.concurrency,
-            started_at=instant(row.started_at),
-            beat_at=instant(row.beat_at),
-            ended_at=None if row.ended_at is None else instant(row.ended_at),
+            started_at=instant(row.started_at) or EPOCH,
+            beat_at=instant(row.beat_at) or EPOCH,
+            ended_at=instant(row.ended_at),
             silent_for=max(0.0, row.silent / 1_000_000),
         )
         for row in connection.execute(query)
     ]
-
-
-def instant(microseconds: int) -> datetime:
-    """An aware datetime for a stored instant."""
-    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)
