@@ -20,6 +20,7 @@ ASK_EVERY = 0.1  # seconds between looks at the queue
 # Seconds that starting a rescued job may take, on top of the promise; and what a slow machine adds to it, as a part of the
 # time that the slowest start of a worker took (less than a second where nobody else is at work).
 ALLOWANCE, SLOWNESS = 1.5, 0.5
+SPARE_FOR = 15  # kills
 TAIL = 200_000  # bytes of the receipt in which to look for those who run something now
 
 
@@ -55,6 +56,8 @@ class Trial:
         self.ledger = Ledger(crew.plan.url)
         self._chance = random.Random(seed)
         self.queue = 0
+        self._strokes = 0
+        self._spared: Hand | None = None
         self.slowest = 0.0  # seconds that a worker needed to start
 
     def run(self) -> None:
@@ -77,15 +80,22 @@ class Trial:
         self._watch_until(lambda: self.queue == 0, "all jobs to end", limit)
 
     def _strike(self, stroke: Stroke) -> None:
+        self._strokes += 1
         if stroke.worker is not None:
             self._kill(self._victim(), stroke.worker)
         if stroke.producer:
             self._kill(self._chance.choice(self.crew.present("produce")), "family")
 
     def _victim(self) -> Hand:
-        """Any worker, or, every other time, the one that runs the most: a kill of an idle worker proves little."""
+        """Any worker, or, every other time, the one that runs the most: a kill of an idle worker proves little.
+
+        One is spared for a while: with a long TTL nobody would live long enough to see that a beat stands still.
+        """
         workers = self.crew.present("work")
         self._chance.shuffle(workers)
+        if self._spared not in workers or self._strokes % SPARE_FOR == 0:
+            self._spared = workers[-1]
+        workers.remove(self._spared)
         if self._chance.random() < 0.5:
             return workers[0]
         account = read(self.crew.plan.receipt, last=TAIL)
