@@ -160,6 +160,17 @@ def test_the_job_comes_with_the_commit(shop: Shop, begin: Callable[..., Any]) ->
     assert shop.settled_rings() == 1
 
 
+@SYNC
+def test_who_is_told_finds_the_job(shop: Shop, begin: Callable[..., Any]) -> None:
+    found: list[int] = []
+    shop.app.store.bell.listen(lambda: found.append(len(shop.contents()[1])))
+    for number in range(1, 21):
+        with begin(shop.engine) as target, shop.app.transaction(target):
+            shop.send.enqueue(number)
+        shop.settled_rings()
+    assert found == [*range(1, 21)]
+
+
 @pytest.mark.rows("C3")
 @SYNC
 def test_the_job_goes_with_the_rollback(shop: Shop, begin: Callable[..., Any]) -> None:

@@ -1,0 +1,281 @@
+"""Break it on purpose: faults of one line, each of which some test has to notice.
+
+    .venv/bin/python tests/break_it.py [words of a fault's name]
+
+Every fault is made in a copy of the sources. First the same tests have to be green without any.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+PATIENCE = 100  # seconds for one test; a fault may well make it wait for ever
+
+CONTRACT = "tests/contract/test_store_contract.py"
+CHAPTERS = "tests/contract/test_store_chapters.py"
+CALLER = "tests/contract/test_transactions.py"
+WIRE = "tests/contract/test_wire.py"
+RULES = "tests/unit/test_lifecycle.py"
+RUNNER = "tests/unit/test_runner.py"
+FORGED = "tests/acceptance/test_forged_rows.py"
+
+
+class Fault(NamedTuple):
+    """What is changed where, and who should notice: a file of tests, words for -k, a database."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+    words: str
+    database: str = "sqlite"
+
+
+FAULTS = [
+    # claim
+    Fault("no SKIP LOCKED", "claim", "UPDATE SKIP LOCKED) r", "UPDATE) r", CONTRACT, "waits_for_no_other", "postgresql"),
+    Fault("no SKIP LOCKED", "claim", "FOR UPDATE SKIP LOCKED", "FOR UPDATE", CONTRACT, "waits_for_no_other", "mysql"),
+    Fault("no LIMIT over the lanes", "claim", ") r LIMIT :n)", ") r)", CONTRACT, "more_than_its_limit", "postgresql"),
+    Fault("a LIMIT for each lane", "claim", "lane, limit - len(ids))", "lane, limit)", CONTRACT, "more_than_its_limit"),
+    Fault("oldest id first", "claim", '" ORDER BY ready_at, id LIMIT :n"', '" ORDER BY id LIMIT :n"', CONTRACT, "most_urgent"),
+    Fault("least urgent first", "claim", "in sorted(by_priority)", "in sorted(by_priority)[::-1]", CONTRACT, "most_urgent"),
+    Fault("no alive check", "claim", "if alive.first() is None:", "if False:", CONTRACT, "who_is_alive"),
+    Fault(
+        "no alive check",
+        "claim",
+        " AND EXISTS (SELECT 1 FROM {workers} WHERE id = :w AND state = 0)",
+        "",
+        CONTRACT,
+        "who_is_alive",
+        "postgresql",
+    ),
+    Fault("the fence stays", "claim", "fence = fence + 1, attempt", "fence = fence, attempt", CONTRACT, "fence_rises"),
+    Fault("queues without case", "claim", "name_hash(queue) for", "name_hash(queue.lower()) for", CONTRACT, "exact_name"),
+    Fault("floors for ever", "claim", "if lanes.sweep_is_due():", "if False:", CONTRACT, "committed_late", "postgresql"),
+    Fault(
+        "no look below the floor for more",
+        "claim",
+        "if len(rows) < limit and (hinted or not fresh):",
+        "if False:",
+        CHAPTERS,
+        "floor_hides",
+        "postgresql",
+    ),
+    Fault(
+        "a lane is left too early",
+        "claim",
+        "or len(found) < reach or reach >= FURTHEST",
+        "or True",
+        CONTRACT,
+        "given_to_two_workers",
+        "mysql",
+    ),
+    Fault("no turns among queues", "claim", "self.turn += 1", "pass", CONTRACT, "take_turns"),
+    Fault("urgent ones are not looked for", "claim", "LANES_EVERY = 0.05", "LANES_EVERY = 500", CONTRACT, "urgent_job_is_seen"),
+    # finish
+    Fault(
+        "no fence at the end", "finish", 'j.fence = d.f AND j.state = 1"', 'j.state = 1"', CONTRACT, "lost_lease", "postgresql"
+    ),
+    Fault("no fence at the mark", "finish", "AND fence = :f AND state = 1 AND", "AND state = 1 AND", CONTRACT, "lost_lease"),
+    Fault("attempts are kept", "finish", "attempt = attempt - :b,", "attempt = attempt,", CONTRACT, "parked_job_goes_on"),
+    Fault("nobody is heeded", "finish", "heed(one.change, flags[one.claim.lease])", "one.change", CONTRACT, "cancel_is_seen"),
+    Fault("an unknown commit is a loss", "finish", "if again and len", "if False and len", CONTRACT, "done_under_the_same"),
+    Fault(
+        "results come when they come",
+        "finish",
+        '"finished_at": "t.now - d.ea"',
+        '"finished_at": "t.now"',
+        CONTRACT,
+        "every_rule",
+    ),
+    Fault(
+        "finish and claim apart",
+        "sql",
+        "result = self.database.transact(work)",
+        "result = self.database.once(work)",
+        CONTRACT,
+        "both_or_none",
+    ),
+    # add
+    Fault(
+        "no transaction around many",
+        "sql",
+        "== 1 else self.database.transact",
+        "== 1 else self.database.once",
+        CONTRACT,
+        "all_or_none",
+    ),
+    Fault(
+        "ids of a drained table again",
+        "tables",
+        "            sqlite_autoincrement=True,\n        )\n        c,",
+        "        )\n        c,",
+        CONTRACT,
+        "never_used_again or drained",
+    ),
+    Fault("ids in any order", "add", "ORDER BY d.o RETURNING", "ORDER BY d.o DESC RETURNING", CONTRACT, "ids_in_the_order"),
+    # rescue, promote, adopt, the roster
+    Fault(
+        "the living are rescued too",
+        "rescue",
+        "WHERE j.state = 1 AND NOT EXISTS",
+        "WHERE j.state = 1 OR NOT EXISTS",
+        CONTRACT,
+        "rescue_frees_what",
+    ),
+    Fault("no death counts", "rescue", "started=row.started_at is not None)", "started=False)", CONTRACT, "death_counts"),
+    Fault("given up after half the time", "rescue", ">= self.ttl:", ">= self.ttl / 2:", CONTRACT, "full_ttl"),
+    Fault("a broken watch goes on", "rescue", "self.seen.clear()", "pass", CONTRACT, "connection_broke or slept"),
+    Fault(
+        "held ones become ready", "promote", "int(Flag.HELD)) != 0", "int(Flag.HELD)) == 99", CONTRACT, "due_job_is_promoted"
+    ),
+    Fault(
+        "everything is due", "promote", "jobs.c.run_at <= tables.now()", "jobs.c.run_at > 0", CONTRACT, "due_job_is_promoted"
+    ),
+    Fault("the same code tries again", "promote", " and row[1] != names[row[0]]", "", CONTRACT, "parked_job_goes_on"),
+    Fault("a row without a time comes first", "promote", ", jobs.c.run_at.is_not(None))", ")", FORGED, "no_calendar"),
+    Fault("dead though its beat moved", "workers", ", workers.c.beat_at == beat.beat_at)", ")", CONTRACT, "who_is_alive"),
+    # the connection
+    Fault("deadlocks are errors", "dialects", '"40P01", ', "", CONTRACT, "meets_a_deadlock", "postgresql"),
+    Fault(
+        "the usual isolation",
+        "dialects",
+        "BEGIN ISOLATION LEVEL READ COMMITTED",
+        "BEGIN",
+        CONTRACT,
+        "read_committed",
+        "postgresql",
+    ),
+    Fault(
+        "the usual isolation",
+        "dialects",
+        '"SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"',
+        '"SELECT 1"',
+        CONTRACT,
+        "read_committed",
+        "mysql",
+    ),
+    Fault(
+        "a reset after each use",
+        "connect",
+        "pool_reset_on_return=None",
+        'pool_reset_on_return="rollback"',
+        WIRE,
+        "plain_enqueue",
+        "postgresql",
+    ),
+    Fault("stale connections are used", "connect", "if poll.poll(0):", "if False:", WIRE, "server_closed", "postgresql"),
+    Fault(
+        "what is unknown is called away", "sql", "if _was_connected(error):", "if False:", WIRE, "outcome_open", "postgresql"
+    ),
+    Fault(
+        "told before the commit",
+        "caller",
+        "lambda: not transaction.is_active",
+        "lambda: True",
+        CALLER,
+        "finds_the_job",
+        "postgresql",
+    ),
+    Fault(
+        "told of what was rolled back", "caller", "lambda: not transaction.is_active", "lambda: True", CALLER, "finds_the_job"
+    ),
+    # rules
+    Fault("one attempt more", "../lifecycle", "job.attempt >= limit", "job.attempt > limit", RULES, "after_a_run"),
+    Fault("one death more", "../lifecycle", "MAX_CRASHES = 3", "MAX_CRASHES = 4", CONTRACT, "death_counts"),
+    Fault(
+        "a result that does not fit fails",
+        "../runner",
+        "except Exception as error:\n            # The work",
+        "except OSError as error:\n            # The work",
+        RUNNER,
+        "cannot_be",
+    ),
+    Fault("a task cancels itself for ever", "../runner", "or not task.cancelling():", "or False:", RUNNER, "cancels_itself"),
+]
+
+
+def main(words: Sequence[str]) -> int:
+    chosen = [fault for fault in FAULTS if all(word in f"{fault.name} {fault.file} {fault.database}" for word in words)]
+    with tempfile.TemporaryDirectory(prefix="dray-broken-") as folder:
+        copy = Path(folder)
+        for name in ("src", "tests"):
+            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", copy)
+        if not is_green(copy, chosen):
+            return 2
+        survivors = [fault for fault in chosen if not is_noticed(copy, fault)]
+    print(f"{len(chosen) - len(survivors)} of {len(chosen)} faults were noticed")
+    for fault in survivors:
+        print(f"  lived: {fault.name} ({fault.file}, {fault.database}): see {fault.tests} -k {fault.words!r}")
+    return bool(survivors)
+
+
+def is_green(copy: Path, faults: Sequence[Fault]) -> bool:
+    """Whether the tests pass when nothing is broken; else they could notice nothing."""
+    print("without a fault", end=" ", flush=True)
+    for database in dict.fromkeys(fault.database for fault in faults):
+        mine = [fault for fault in faults if fault.database == database]
+        files = [*dict.fromkeys(fault.tests for fault in mine)]
+        done = run(copy, files, " or ".join(f"({fault.words})" for fault in mine), database)
+        if done.returncode != 0:
+            print(f"\n{done.stdout[-6000:]}{done.stderr[-2000:]}\nnot green on {database}: nothing was broken yet")
+            return False
+    print("all is green")
+    return True
+
+
+def is_noticed(copy: Path, fault: Fault) -> bool:
+    """Make the fault, run its tests, and mend it again."""
+    path = (copy / "src/dray/store" / f"{fault.file}.py").resolve()
+    whole = path.read_text()
+    if fault.old not in whole:
+        print(f"  {fault.name}: there is no {fault.old!r} in {fault.file}.py any more")
+        return False
+    path.write_text(whole.replace(fault.old, fault.new))
+    began = time.monotonic()
+    try:
+        done = run(copy, [fault.tests], fault.words, fault.database)
+    finally:
+        path.write_text(whole)
+    noticed = done.returncode == 1  # 1: a test failed; anything else says that none was run
+    word = "noticed" if noticed else f"LIVED ({done.returncode})"
+    print(f"  {word:8} {fault.name} ({fault.file}, {fault.database}) {time.monotonic() - began:.0f} s", flush=True)
+    return noticed
+
+
+def run(copy: Path, files: Sequence[str], words: str, database: str) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(copy / "src"),
+        "PYTHONDONTWRITEBYTECODE": "1",  # a fault is as old as its file to the second, and would be mended too late
+        "DRAY_TEST_DATABASES": database,
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        f"--timeout={PATIENCE}",
+        *files,
+        "-k",
+        words,
+    ]
+    return subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
