@@ -196,12 +196,11 @@ def own_deaths(story: Story, row: Row) -> int:
 def crashes_are_its_own(story: Story) -> Iterator[Wrong]:
     unseen = []
     for row in story.rows:
-        starts = story.account.starts[row.id]
         own = own_deaths(story, row)
         if row.crashes > own:
             wrong = Wrong(f"{row.crashes} crashes, and {own} times its worker died while it ran", row.n)
-            # Only a job that was held by somebody who died leaves a mark before it runs, except for careful ones.
-            believable = row.crashes == own + 1 and (row.task == "careful" or row.fence > len(starts))
+            # Except for careful ones, only a job leaves the mark that had been in the hands of somebody else who died.
+            believable = row.crashes == own + 1 and (row.task == "careful" or row.fence - 1 > row.crashes)
             unseen.append(wrong) if believable else (yield wrong)
     yield from unseen if len(unseen) > UNSEEN_STARTS else ()
 

@@ -117,6 +117,7 @@ def changed(old: str, new: str) -> Forge:
         (with_line("start 2 12 2 work-1 13.0 pid=6"), 2, "started 2 times"),
         (changed("start 2 12 1 work-0", "start 2 12 1 work-1"), 2, "did not die while it ran"),
         (with_row(3, crashes=1), 3, "1 crashes, and 0 times"),
+        (changed("start 1 11 1 work-0 10.0 pid=5\n", ""), 1, "1 crashes, and 0 times"),
         (with_row(1, attempt=2), 1, "2 attempts instead of 1"),
         (with_row(3, snoozes=1), 3, "1 snoozes"),
         (changed("start 1 11 2 work-1 12.0", "start 1 11 2 work-1 14.0"), 1, "the limit is 1.67 s"),
