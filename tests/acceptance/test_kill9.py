@@ -112,6 +112,25 @@ def test_a_death_that_was_seen_needs_no_ttl(durable: Database, tmp_path: Path) -
         crew.stop("work")
 
 
+@pytest.mark.rows("C14", "C18")
+@pytest.mark.timeout(120)
+def test_a_kill_is_no_crash_of_what_was_only_fetched(durable: Database, tmp_path: Path) -> None:
+    with crew_of(durable.url, tmp_path, ttl=6, concurrency=2) as crew:
+        ledger = Ledger(durable.url)
+        hand = busy_worker(crew, ledger)
+        running = {start.id for start in held(crew)}
+        fetched = {row.id for row in ledger.rows() if row.state == RUNNING} - running
+        crew.kill(hand, "witness")
+        (other,) = crew.hire_workers(1)
+        crew.plan.gate(other.name).touch()
+        wait_until(lambda: ledger.live() == 0, "all jobs to end", 30)
+        crew.stop("work")
+        rows = {row.id: row for row in ledger.rows()}
+        assert {(rows[id].state, rows[id].crashes, rows[id].attempt) for id in fetched} == {(SUCCEEDED, 0, 1)}
+        assert {(rows[id].state, rows[id].attempt) for id in running} == {(SUCCEEDED, 1)}
+        nobody_is_left(crew, ledger)
+
+
 def check(story: Story) -> None:
     wrongs = audit(story)
     assert not wrongs, f"DRAY_TEST_SEED={SEED}\n{report(story, wrongs)}"
