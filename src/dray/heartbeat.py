@@ -17,6 +17,7 @@ When the worker dies, this process is the first to know, and writes it down: nob
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import json
 import os
@@ -27,7 +28,9 @@ import time
 from typing import Any
 
 GLANCE = 1.0  # seconds between looks at the parent, at most
-POLL = 0.005  # seconds between looks at SQLite's change counter: 5 microseconds each
+POLL = 0.005  # seconds between looks at SQLite's change counter: 5 microseconds each, and as much to wake up for it
+PEEK, PEEKS, POLLS = 0.001, 20, 60  # the same while a commit seems under way; that many looks, then as above, at most so many
+BLIND = 0.25  # the same where the system says when the file is written to: only to find out that it does not
 GIVE_UP = 60.0  # seconds after the worker's death in which its row is tried to be written
 
 
@@ -42,6 +45,89 @@ def say(line: str) -> None:
         os.write(1, line.encode() + b"\n")
 
 
+class FileWatch:
+    """Hears at once when a file is written to, so that nobody has to look; only Linux can. Raises OSError where not."""
+
+    MODIFY = 0x2  # IN_MODIFY
+
+    def __init__(self, path: str) -> None:
+        try:
+            libc = ctypes.CDLL(None, use_errno=True)
+            self.number = int(libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+        except AttributeError as missing:
+            raise OSError("no inotify here") from missing
+        if self.number < 0 or libc.inotify_add_watch(self.number, os.fsencode(path), self.MODIFY) < 0:
+            self.close()
+            raise OSError(ctypes.get_errno(), "cannot watch", path)
+
+    def was_written(self) -> bool:
+        """Whether something was written since this was asked last."""
+        heard = False
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self.number, 65536):
+                heard = True
+        return heard
+
+    def close(self) -> None:
+        if self.number >= 0:
+            os.close(self.number)
+
+
+class Commits:
+    """Notices commits of others to an SQLite file, by its change counter.
+
+    The log is written to before a commit can be seen: once that was heard, the counter is looked at until it moves.
+    """
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self.version: object = None
+        self.watch: FileWatch | None = None
+        self.written = False  # to the log, since the counter moved last
+        self.looks = 0
+        self.quiet_until = 0.0
+        try:
+            path = connection.execute("PRAGMA database_list").fetchone()[2]
+            connection.execute("PRAGMA data_version").fetchone()  # the log is there once the database has been read
+            self.watch = FileWatch(path + "-wal")
+        except OSError:
+            pass
+
+    def pause(self) -> float:
+        """Seconds until the next look, if nothing is heard before."""
+        if self.watch is None:
+            return POLL
+        if (left := self.quiet_until - steady()) > 0:
+            return left
+        if not self.written or self.looks >= POLLS:  # a write that moved nothing: our own beat, or a rollback
+            return BLIND
+        return PEEK if self.looks < PEEKS else POLL
+
+    def sources(self) -> list[int]:
+        """What to wait for. Not for a moment after a commit: among hundreds a second, not each has to be told of."""
+        return [self.watch.number] if self.watch is not None and steady() >= self.quiet_until else []
+
+    def moved(self) -> bool:
+        """Whether there was a commit since the last look."""
+        if self.watch is not None and self.watch.was_written():
+            self.written, self.looks = True, 0
+        self.looks += 1
+        version = self.connection.execute("PRAGMA data_version").fetchone()
+        if version == self.version:
+            return False
+        # Asked again: the commit may have come between the two looks.
+        if self.version is not None and self.watch is not None and not (self.written or self.watch.was_written()):
+            self.close()  # deaf: look often instead
+        self.version, self.written = version, False
+        self.quiet_until = steady() + POLL
+        return True
+
+    def close(self) -> None:
+        if self.watch is not None:
+            self.watch.close()
+            self.watch = None
+
+
 class Heart:
     """One connection, one row, one parent."""
 
@@ -50,7 +136,7 @@ class Heart:
         self.parent = parent
         self.driver = importlib.import_module(plan["driver"])
         self.connection: Any = None
-        self.version: object = None
+        self.commits: Commits | None = None  # of others, where they have to be looked for
         self.next_beat = 0.0
         self.period = float(plan["period"])
         self.told_to_quit = False
@@ -73,6 +159,8 @@ class Heart:
         if self.is_postgresql and self.plan["listen"]:
             cursor.execute(f'LISTEN "{self.plan["channel"]}"')
             say("n")  # whatever was said while we were not listening
+        if self.is_sqlite and self.plan["listen"]:
+            self.commits = Commits(connection)
         self.connection = connection
         return connection
 
@@ -85,6 +173,9 @@ class Heart:
         return bool(self.plan["driver"] == "psycopg")
 
     def disconnect(self) -> None:
+        if self.commits is not None:
+            self.commits.close()
+            self.commits = None
         if self.connection is not None:
             with contextlib.suppress(Exception):
                 self.connection.close()
@@ -141,8 +232,9 @@ class Heart:
         """Wait for the next beat or for something to tell; False when told to quit, or when the parent is gone."""
         pause = min(max(self.next_beat - steady(), 0.0), GLANCE) if self.has_worker else GLANCE
         sources: list[Any] = [0]
-        if self.is_sqlite and self.connection is not None and self.plan["listen"]:
-            pause = min(pause, POLL)
+        if self.commits is not None:
+            pause = min(pause, self.commits.pause())
+            sources += self.commits.sources()
         elif self.is_postgresql and self.connection is not None:
             sources.append(self.connection.pgconn.socket)
         readable, _, _ = select.select(sources, [], [], pause)
@@ -180,10 +272,8 @@ class Heart:
         """Pass on that something may be ready."""
         if self.connection is None:
             return
-        if self.is_sqlite and self.plan["listen"]:
-            version = self.connection.execute("PRAGMA data_version").fetchone()
-            if version != self.version:
-                self.version = version
+        if self.commits is not None:
+            if self.commits.moved():
                 say("n")
         elif self.is_postgresql and readable:
             self.connection.pgconn.consume_input()

@@ -490,6 +490,7 @@ def test_a_job_that_was_committed_late_is_found_although_others_keep_coming(
         add(store, 100)
         assert late.id not in [one.id for one in store.claim(worker, lanes, 5)]
     assert lanes.floors
+    lanes.swept_in(60.0)  # so that there is no look without floors out of turn
     # It is below the floor, and there is always enough above it: only the look that is made now and then can find it.
     for _ in range(5):
         assert late.id not in [one.id for one in store.claim(worker, lanes, 5)]
@@ -505,6 +506,18 @@ def test_looks_without_a_floor_are_made_as_often_as_they_are_cheap() -> None:
     assert lanes.sweep_after == pytest.approx(2.0)
     lanes.swept_in(1000)
     assert lanes.sweep_after == SWEEP_EVERY[1]
+
+
+def test_a_look_without_a_floor_out_of_turn_is_made_while_it_is_cheap() -> None:
+    steady = Ticks()
+    lanes = Lanes(clock=steady)
+    lanes.sweep()
+    lanes.swept_in(0.004)
+    assert lanes.may_sweep()
+    lanes.swept_in(0.1)
+    assert not lanes.may_sweep()
+    steady.now += 2.0
+    assert lanes.may_sweep()
 
 
 def test_queues_of_one_priority_take_turns_at_being_first(store: SqlStore) -> None:

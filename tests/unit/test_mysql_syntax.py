@@ -22,7 +22,7 @@ STORE = Path(schema.__file__).parent
 # Where syntax that MySQL lacks may stand, and why MySQL never sees it.
 NOT_FOR_MYSQL = {
     "add._insert_document": "only where `dialect.returning`",
-    "claim._CLAIM_AT_ONCE": "PostgreSQL's",
+    "claim._CHOSEN": "PostgreSQL's",
     "claim._claim_in_steps": "its last line, where there is no SKIP LOCKED, is SQLite's",
     "finish._end_statement": "PostgreSQL's",
 }

@@ -39,6 +39,7 @@ LANES_EVERY = 0.05  # seconds: an urgent job is seen by then, however busy the w
 SWEEP_SHARE = 20  # a look without floors may take one part in so many of the time
 FURTHEST = 10_000  # how deep in a lane is looked for jobs that no other claimer is at
 SWEEP_EVERY = (0.25, 10.0)  # seconds: never more often, never more seldom
+CHEAP = 0.005  # seconds: a look without floors that takes no longer is made whenever it may find something
 
 Lane = tuple[int, int]  # hash of the queue, priority
 
@@ -57,9 +58,11 @@ class Lanes:
     known: list[Lane] = field(default_factory=list)
     floors: dict[Lane, int] = field(default_factory=dict)
     turn: int = 0
+    first: int = 0  # the hash from which on a queue is the first of its priority, when all lanes are looked at in one statement
     looked: float = float("-inf")
     swept: float = float("-inf")
     sweep_after: float = SWEEP_EVERY[0]
+    sweep_cost: float = 0.0  # seconds, of the last one
 
     def refresh(self, connection: Connection, tables: Tables, *, force: bool = False) -> bool:
         """Ask which lanes have ready jobs, unless that is known from a moment ago; True when it asked."""
@@ -89,6 +92,10 @@ class Lanes:
         """Whether it is time to look below the floors again."""
         return bool(self.floors) and self.clock() - self.swept >= self.sweep_after
 
+    def may_sweep(self) -> bool:
+        """Whether it may be done out of turn: it is cheap, or has not been done for so long that it still is no great part."""
+        return self.sweep_cost <= CHEAP or self.clock() - self.swept >= SWEEP_SHARE * self.sweep_cost
+
     def sweep(self) -> None:
         """Forget the floors."""
         self.floors.clear()
@@ -96,19 +103,20 @@ class Lanes:
 
     def swept_in(self, seconds: float) -> None:
         """Say how long the look without floors took: dear ones are made more seldom."""
+        self.sweep_cost = seconds
         self.sweep_after = min(max(SWEEP_SHARE * seconds, SWEEP_EVERY[0]), SWEEP_EVERY[1])
 
 
 # A skip scan: one index probe for each lane, whatever the number of jobs in them.
-_SKIP_SCAN = (
-    "WITH RECURSIVE lane(q, p) AS ("
+_LANES = (
+    "RECURSIVE lane(q, p) AS ("
     " SELECT queue_hash, priority FROM {jobs}"
     " WHERE id = (SELECT id FROM {jobs} WHERE state = 0 ORDER BY queue_hash, priority, ready_at, id LIMIT 1)"
     " UNION ALL SELECT j.queue_hash, j.priority FROM lane JOIN {jobs} j ON j.id ="
     " (SELECT n.id FROM {jobs} n WHERE n.state = 0 AND (n.queue_hash, n.priority) > (lane.q, lane.p)"
-    " ORDER BY n.queue_hash, n.priority, n.ready_at, n.id LIMIT 1)"
-    ") SELECT q, p FROM lane"
+    " ORDER BY n.queue_hash, n.priority, n.ready_at, n.id LIMIT 1))"
 )
+_SKIP_SCAN = f"WITH {_LANES} SELECT q, p FROM lane"
 LANES_OF = {
     "sqlite": _SKIP_SCAN,
     "postgresql": _SKIP_SCAN,
@@ -117,28 +125,52 @@ LANES_OF = {
 }
 
 
-def claim(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, limit: int) -> list[Claim]:
+def claim(
+    connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, limit: int, *, looked: bool = False
+) -> list[Claim]:
     """Take up to `limit` ready jobs for this worker, the most urgent and longest ready first, in one transaction.
 
-    Raises WorkerGone when the worker is not alive in the database: its leases would be taken away again at once.
+    `looked`: the caller has just asked which lanes there are. Raises WorkerGone when the worker is not alive in the database:
+    its leases would be taken away again at once.
     """
     if limit <= 0:
         return []
     if lanes.sweep_is_due():
         lanes.sweep()
-    fresh = lanes.refresh(connection, tables)
+    fresh = lanes.refresh(connection, tables) or looked
     hinted = bool(lanes.floors)
-    started = time.monotonic()
-    rows = _claim(connection, tables, worker_id, lanes, limit) if lanes.known else []
-    if len(rows) < limit and (hinted or not fresh):
-        # Fewer than asked: perhaps there are more below the floors, or in a lane that was empty a moment ago.
-        lanes.sweep()
-        lanes.refresh(connection, tables, force=True)
-        rows += _claim(connection, tables, worker_id, lanes, limit - len(rows)) if lanes.known else []
-    if not hinted:
-        lanes.swept_in(time.monotonic() - started)
-        lanes.swept = lanes.clock()
+    rows = _timed(connection, tables, worker_id, lanes, limit)
+    if len(rows) < limit:
+        # Perhaps there are more below the floors, or in a lane that was empty a moment ago.
+        deeper = hinted and lanes.may_sweep()
+        if deeper:
+            lanes.sweep()
+        if deeper or not fresh:
+            lanes.refresh(connection, tables, force=True)
+            rows += _timed(connection, tables, worker_id, lanes, limit - len(rows))
     _remember(lanes, rows, tables)
+    return _in_order(rows)
+
+
+def claim_anywhere(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, limit: int) -> list[Claim]:
+    """The same in a single statement that also finds the lanes, without floors: one round trip for a worker that has waited."""
+    if limit <= 0:
+        return []
+    started = time.monotonic()
+    lanes.sweep()
+    wanted = [name_hash(queue) for queue in lanes.queues]
+    template = _CLAIM_ANYWHERE.replace("{wanted}", " WHERE q = ANY(CAST(:wanted AS bigint[]))" if wanted else "")
+    values = {"n": limit, "w": worker_id, "first": lanes.first, **({"wanted": wanted} if wanted else {})}
+    rows = _taken(connection.execute(tables.text(template), values).all(), worker_id)
+    lanes.swept_in(time.monotonic() - started)
+    _remember(lanes, rows, tables)
+    claims = _in_order(rows)
+    if claims:
+        lanes.first = name_hash(claims[0].queue) + 1  # behind this one: another queue's turn to be first
+    return claims
+
+
+def _in_order(rows: list[Row[Any]]) -> list[Claim]:
     rows.sort(key=lambda row: (row.priority, row.ready_at, row.id))
     return [Claim(*row[: len(CLAIM_COLUMNS)]) for row in rows]
 
@@ -165,6 +197,19 @@ def _remember(lanes: Lanes, rows: Sequence[Row[Any]], tables: Tables) -> None:
     lanes.floors.update(oldest)
 
 
+def _timed(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, limit: int) -> list[Row[Any]]:
+    """Claim, and learn what it costs without floors."""
+    if not lanes.known:
+        return []
+    sweeping = not lanes.floors
+    started = time.monotonic()
+    rows = _claim(connection, tables, worker_id, lanes, limit)
+    if sweeping:
+        lanes.swept_in(time.monotonic() - started)
+        lanes.swept = lanes.clock()
+    return rows
+
+
 def _claim(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, limit: int) -> list[Row[Any]]:
     if tables.dialect.name == "postgresql":
         return _claim_at_once(connection, tables, worker_id, lanes, limit)
@@ -177,14 +222,18 @@ _MOST = 2**31 - 1
 _NEXT = f"CASE WHEN j.attempt < {_MOST} THEN j.attempt + 1 ELSE j.attempt END"
 
 # MATERIALIZED: a subquery with a LIMIT may otherwise be run again, and claim more than asked.
-_CLAIM_AT_ONCE = (
-    "WITH c AS MATERIALIZED (SELECT r.id FROM {rows} CROSS JOIN LATERAL ("
-    " SELECT id FROM {jobs} WHERE state = 0 AND queue_hash = d.q AND priority = d.p AND ready_at >= d.f"
+_CHOSEN = (
+    "c AS MATERIALIZED (SELECT r.id FROM {rows} CROSS JOIN LATERAL ("
+    " SELECT id FROM {jobs} WHERE state = 0 AND queue_hash = d.q AND priority = d.p{floor}"
     f" AND fence < {_MOST} ORDER BY ready_at, id LIMIT :n FOR NO KEY UPDATE SKIP LOCKED) r LIMIT :n)"
+    ", me AS (SELECT EXISTS (SELECT 1 FROM {workers} WHERE id = :w AND state = 0) AS alive), taken AS ("
     f" UPDATE {{jobs}} j SET state = 1, fence = j.fence + 1, attempt = {_NEXT}, worker_id = :w, claimed_at = {{now}},"
-    " started_at = NULL FROM c WHERE j.id = c.id AND EXISTS (SELECT 1 FROM {workers} WHERE id = :w AND state = 0)"
-    f" RETURNING {_RETURNED}"
+    f" started_at = NULL FROM c, me WHERE j.id = c.id AND me.alive RETURNING {_RETURNED})"
+    " SELECT taken.*, me.alive FROM me LEFT JOIN taken ON TRUE"  # one row at least, to tell none from not alive
 )
+_CLAIM_AT_ONCE = "WITH " + _CHOSEN.replace("{floor}", " AND ready_at >= d.f")
+_BY_TURNS = "(SELECT q, p FROM lane{wanted} ORDER BY p, q < CAST(:first AS numeric), q) d"
+_CLAIM_ANYWHERE = f"WITH {_LANES}, " + _CHOSEN.replace("{floor}", "").replace("{rows}", _BY_TURNS)
 
 
 def _claim_at_once(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, limit: int) -> list[Row[Any]]:
@@ -194,10 +243,13 @@ def _claim_at_once(connection: Connection, tables: Tables, worker_id: int, lanes
         {"o": order, "q": lane[0], "p": lane[1], "f": lanes.floors.get(lane, 0)} for order, lane in enumerate(lanes.in_order())
     ]
     values = {"doc": msgspec.json.encode(document).decode(), "n": limit, "w": worker_id}
-    rows = list(connection.execute(statement, values).all())
-    if not rows:
-        _check_alive(connection, tables, worker_id)
-    return rows
+    return _taken(connection.execute(statement, values).all(), worker_id)
+
+
+def _taken(rows: Sequence[Row[Any]], worker_id: int) -> list[Row[Any]]:
+    if not rows[0].alive:
+        raise WorkerGone(worker_id)
+    return [row for row in rows if row.id is not None]
 
 
 _CANDIDATES = (

@@ -36,6 +36,11 @@ class Dialect:
     host_clock: Callable[[], int] | None = None  # the host's clock, where the database is a file on it
     setup: tuple[str, ...] = ()  # run once on every new connection of our own
 
+    @property
+    def finds_and_takes(self) -> bool:
+        """Whether one statement can find rows that nobody else is at, change them and give them back."""
+        return self.skip_locked and self.returning
+
     def lock(self, query: Select[Any]) -> Select[Any]:
         """Lock the rows a query finds, passing over those others have; one writer at a time needs no lock."""
         return query.with_for_update(skip_locked=True, key_share=self.name == "postgresql") if self.skip_locked else query

@@ -15,7 +15,7 @@ from dray.store import schema as schemas
 from dray.store.add import add, statements
 from dray.store.base import Exchange, Finished, Pickup
 from dray.store.caller import Announcer, connection_of
-from dray.store.claim import Lanes, claim, held
+from dray.store.claim import Lanes, claim, claim_anywhere, held
 from dray.store.connect import Database
 from dray.store.desk import Desk
 from dray.store.dialects import DIALECTS
@@ -126,11 +126,13 @@ class SqlStore:
     def claim(self, worker_id: int, pickup: Pickup, limit: int) -> list[Claim]:
         """Take up to `limit` ready jobs. Costs one read when there are none: an idle worker takes no lock."""
         lanes = _lanes(pickup)
-        self.database.once(lambda connection: lanes.refresh(connection, self.tables, force=not lanes.known))
+        if self.tables.dialect.finds_and_takes and (not lanes.floors or lanes.may_sweep()):
+            return self.database.once(lambda connection: claim_anywhere(connection, self.tables, worker_id, lanes, limit))
+        looked = self.database.once(lambda connection: lanes.refresh(connection, self.tables, force=not lanes.known))
         if not lanes.known:
             lanes.sweep()
             return []
-        return self.database.transact(lambda connection: claim(connection, self.tables, worker_id, lanes, limit))
+        return self.database.transact(lambda connection: claim(connection, self.tables, worker_id, lanes, limit, looked=looked))
 
     def held(self, worker_id: int, known: Collection[Lease]) -> list[Claim]:
         """What this worker holds beside what it knows of."""
