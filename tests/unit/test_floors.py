@@ -27,7 +27,7 @@ FLOORS: list[set[str]] = [
     # 3 behind the door: what the store stands on, its chapters, and what puts them together
     {"store.dialects", "store.tables", "store.view", "store.connect", "store.wakeup", "store.filters"}
     | {"store.schema", "store.migrations", "store.migrations.*"}
-    | {"store.add", "store.claim", "store.finish", "store.settle", "store.rescue", "store.promote"}
+    | {"store.add", "store.lanes", "store.claim", "store.finish", "store.settle", "store.rescue", "store.promote"}
     | {"store.control", "store.workers", "store.read", "store.output", "store.prune"}
     | {"store.roster", "store.desk", "store.caller", "store.vitals", "store.sql"},
     # 4 the doorkeeper
@@ -66,14 +66,15 @@ NEIGHBOURS: dict[str, set[str]] = {
     "store.migrations.steps": {"store.tables"},
     "store.migrations.versions.*": {"store.migrations.steps"},
     "store.add": {"store.tables"},
-    "store.claim": {"store.tables"},
+    "store.lanes": {"store.tables"},
+    "store.claim": {"store.tables", "store.lanes"},
     "store.finish": {"store.tables"},
     "store.settle": {"store.tables"},
     "store.promote": {"store.tables"},
     "store.control": {"store.tables"},
     "store.workers": {"store.tables"},
     "store.output": {"store.tables"},
-    "store.read": {"store.tables", "store.claim", "store.filters"},
+    "store.read": {"store.tables", "store.lanes", "store.filters"},
     "store.prune": {"store.control", "store.tables", "store.workers"},
     "store.rescue": {"store.tables", "store.claim", "store.finish", "store.workers"},
     "store.caller": {"store.wakeup"},

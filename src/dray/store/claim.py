@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Row
 
 from dray.errors import WorkerGone
 from dray.job import Claim, Lease, name_hash
+from dray.store.lanes import SKIP_SCAN, Lane, lanes_of
 from dray.store.tables import Tables
 
 # A claim is made of these columns, in this order; `ready_at` behind them is for the order of starts and the floors.
@@ -41,8 +42,6 @@ FURTHEST = 10_000  # how deep in a lane is looked for jobs that no other claimer
 SWEEP_EVERY = (0.25, 10.0)  # seconds: never more often, never more seldom
 CHEAP = 0.005  # seconds: a look without floors that takes no longer is made whenever it may find something
 
-Lane = tuple[int, int]  # hash of the queue, priority
-
 
 @dataclass(slots=True)
 class Lanes:
@@ -70,8 +69,8 @@ class Lanes:
         if not force and now - self.looked < LANES_EVERY:
             return False
         wanted = {name_hash(queue) for queue in self.queues}
-        found = connection.execute(tables.text(LANES_OF[tables.dialect.name])).all()
-        self.known = [(row[0], row[1]) for row in found if not wanted or row[0] in wanted]
+        found = lanes_of(connection, tables, wanted, self.known)
+        self.known = [lane for lane in found if not wanted or lane[0] in wanted]
         self.looked = now
         return True
 
@@ -105,24 +104,6 @@ class Lanes:
         """Say how long the look without floors took: dear ones are made more seldom."""
         self.sweep_cost = seconds
         self.sweep_after = min(max(SWEEP_SHARE * seconds, SWEEP_EVERY[0]), SWEEP_EVERY[1])
-
-
-# A skip scan: one index probe for each lane, whatever the number of jobs in them.
-_LANES = (
-    "RECURSIVE lane(q, p) AS ("
-    " SELECT queue_hash, priority FROM {jobs}"
-    " WHERE id = (SELECT id FROM {jobs} WHERE state = 0 ORDER BY queue_hash, priority, ready_at, id LIMIT 1)"
-    " UNION ALL SELECT j.queue_hash, j.priority FROM lane JOIN {jobs} j ON j.id ="
-    " (SELECT n.id FROM {jobs} n WHERE n.state = 0 AND (n.queue_hash, n.priority) > (lane.q, lane.p)"
-    " ORDER BY n.queue_hash, n.priority, n.ready_at, n.id LIMIT 1))"
-)
-_SKIP_SCAN = f"WITH {_LANES} SELECT q, p FROM lane"
-LANES_OF = {
-    "sqlite": _SKIP_SCAN,
-    "postgresql": _SKIP_SCAN,
-    # MySQL compares rows without an index, but groups by an index prefix without reading the groups.
-    "mysql": "SELECT queue_hash, priority FROM {jobs} WHERE state = 0 GROUP BY queue_hash, priority",
-}
 
 
 def claim(
@@ -233,7 +214,7 @@ _CHOSEN = (
 )
 _CLAIM_AT_ONCE = "WITH " + _CHOSEN.replace("{floor}", " AND ready_at >= d.f")
 _BY_TURNS = "(SELECT q, p FROM lane{wanted} ORDER BY p, q < CAST(:first AS numeric), q) d"
-_CLAIM_ANYWHERE = f"WITH {_LANES}, " + _CHOSEN.replace("{floor}", "").replace("{rows}", _BY_TURNS)
+_CLAIM_ANYWHERE = f"WITH {SKIP_SCAN}, " + _CHOSEN.replace("{floor}", "").replace("{rows}", _BY_TURNS)
 
 
 def _claim_at_once(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, limit: int) -> list[Row[Any]]:

@@ -30,8 +30,8 @@ from sqlalchemy import (
 from dray.errors import CodecError
 from dray.job import Flag, JobRow, State, name_hash
 from dray.report import Report
-from dray.store.claim import LANES_OF
 from dray.store.filters import Filter as Filter
+from dray.store.lanes import lanes_of
 from dray.store.tables import EPOCH, REASON, REASON_OF, RUNNING, STATE, STATE_OF, Tables, instant
 
 CAP = 10_000  # counting stops above it, so that a page costs the same whatever the backlog
@@ -310,8 +310,7 @@ def queues(connection: Connection, tables: Tables, cap: int = CAP) -> list[Queue
     Costs one probe for each queue and priority in use, and a look at the rows that run; how many wait makes
     no difference above the cap.
     """
-    lanes = connection.execute(tables.text(LANES_OF[tables.dialect.name])).all()
-    document = msgspec.json.encode([{"q": row[0], "p": row[1]} for row in lanes]).decode()
+    document = msgspec.json.encode([{"q": queue, "p": priority} for queue, priority in lanes_of(connection, tables)]).decode()
     heads = tables.text(_HEADS.replace("{rows}", tables.dialect.rows({"q": "int", "p": "int"})))
     oldest: dict[str, float] = {}
     ready: dict[str, int] = {}
