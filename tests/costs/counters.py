@@ -9,7 +9,8 @@ The counting happens on the connections that do the work, whichever the pool giv
 is depends on the database, so numbers are compared with numbers of the same one:
 
     sqlite       instructions of its virtual machine; going down a tree is one, whatever its depth
-    postgresql   pages looked at in shared memory (hit or read), told by auto_explain; the role must be allowed to LOAD it
+    postgresql   pages looked at in shared memory (hit or read), told by auto_explain; the role must be allowed to LOAD it. A
+                 connection that was counted is slower for the rest of its life, so time nothing on it
     mysql        rows and index entries that the server asked of its storage engine (Handler_read_key and its like)
 """
 
@@ -203,9 +204,8 @@ class _Pages(_Gauge):
     def after(self, connection: Any, statement: str) -> None: ...
 
     def detach(self, connection: Any) -> None:
+        # It goes on telling, to nobody: another thread may have the connection now, so nothing can be sent on it.
         connection.remove_notice_handler(self._hear)
-        with closing(connection.cursor()) as cursor:
-            cursor.execute("SET auto_explain.log_min_duration = -1")
 
 
 class _Handlers(_Gauge):
