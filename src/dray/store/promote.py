@@ -30,7 +30,7 @@ def promote(connection: Connection, tables: Tables, limit: int = 1000) -> Promot
     ready: list[Ready] = []
     taken = 0
     for waiting in _waiting(tables):
-        due = select(jobs.c.id).where(text(waiting), jobs.c.run_at <= tables.now()).order_by(jobs.c.run_at, jobs.c.id)
+        due = select(jobs.c.id).where(text(waiting), jobs.c.run_at <= tables.fixed_now()).order_by(jobs.c.run_at, jobs.c.id)
         made = _make_ready(connection, tables, due.limit(limit - taken), waiting)
         ready += made.ready
         taken += made.moved

@@ -68,7 +68,7 @@ def _old(tables: Tables, state: State, older_than: float) -> Select[tuple[int]]:
     if not state.ended:
         raise BadOption(f"only ended jobs can be pruned; {state} is not an end")
     history = tables.history
-    before = tables.now() - _microseconds(older_than)
+    before = tables.fixed_now() - _microseconds(older_than)
     return select(history.c.id).where(history.c.state == STATE[state], history.c.finished_at < before)
 
 

@@ -21,6 +21,7 @@ from sqlalchemy import (
     TextClause,
     bindparam,
     literal_column,
+    select,
     text,
 )
 from sqlalchemy.dialects.mysql import LONGTEXT
@@ -246,6 +247,11 @@ class Tables:
         if self.clock is None:
             return literal_column(self.dialect.now, BigInteger)
         return bindparam(None, callable_=self.clock, type_=BigInteger)
+
+    def fixed_now(self) -> ColumnElement[int]:
+        """The present, asked once for a whole statement. A clock that moves cannot be looked up in an index: PostgreSQL would
+        compare it with row after row, to the end of what is not due."""
+        return select(self.now()).scalar_subquery()
 
     def literal_now(self) -> str:
         """The present as it can stand in a statement that is not made by `text`."""
