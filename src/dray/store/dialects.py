@@ -68,7 +68,10 @@ class Dialect:
         if self.name == "mysql":
             return f"DELETE j FROM {self._by_key(table, column, index)}{where and f' WHERE {where}'}"
         ids = f"(SELECT d.i FROM {self.rows({'i': 'int'})})"
-        return f"DELETE FROM {table} AS j WHERE j.{column} IN {ids}{where and f' AND {where}'}"
+        # SQLite takes the index of any column that is compared with one value to be better than a list of ids, and would look
+        # through all that ended in that state; its rows by themselves are in the order of the ids.
+        hint = " NOT INDEXED" if self.name == "sqlite" and column == "id" else ""
+        return f"DELETE FROM {table} AS j{hint} WHERE j.{column} IN {ids}{where and f' AND {where}'}"
 
     def _by_key(self, table: str, column: str, index: str) -> str:
         # MySQL is made to fetch each row by its key. On a small table it would rather scan another index, and lock or wait for
