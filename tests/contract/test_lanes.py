@@ -1,0 +1,60 @@
+"""Which lanes have ready jobs, whatever was known of them before. On every database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from dray.job import name_hash
+from dray.store.lanes import Lane, lanes_of
+from tests.contract.bench import Bench
+from tests.servers import Database
+
+
+@pytest.fixture
+def bench(database: Database) -> Iterator[Bench]:
+    bench = Bench(database.url)
+    yield bench
+    bench.close()
+
+
+def lane(queue: str, priority: int) -> Lane:
+    return name_hash(queue), priority
+
+
+THERE = {(f"q{number}", priority) for number in range(12) for priority in (0, number, 100, 999)}
+
+
+@pytest.fixture
+def filled(bench: Bench) -> Bench:
+    for queue, priority in sorted(THERE):
+        bench.add(3, queue=queue, priority=priority)
+    bench.add(queue="later", delay=60.0)
+    bench.add(queue="taken")
+    bench.claim(1, "taken")
+    return bench
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        set(),
+        THERE,
+        {("q3", 100), ("q5", 999), ("q5", 0)},
+        {("q3", 7), ("gone", 100), ("taken", 100), ("later", 0), ("q1", 1)},
+    ],
+    ids=["nothing", "all", "some", "what is no more"],
+)
+def test_all_lanes_are_found_whatever_was_known(filled: Bench, known: set[tuple[str, int]]) -> None:
+    hints = [lane(*one) for one in known]
+    wanted = sorted(lane(*one) for one in THERE)
+    assert filled.call(lanes_of, (), hints) == wanted
+    mine = {name_hash("q3"), name_hash("q5"), name_hash("taken")}
+    found = filled.call(lanes_of, mine, [one for one in hints if one[0] in mine])
+    assert [one for one in found if one[0] in mine] == [one for one in wanted if one[0] in mine]
+
+
+def test_no_lanes(bench: Bench) -> None:
+    assert bench.call(lanes_of) == []
+    assert bench.call(lanes_of, {name_hash("q")}, [lane("q", 100)]) == []
