@@ -87,7 +87,7 @@ FAULTS = [
         "no fence at the end", "finish", 'j.fence = d.f AND j.state = 1"', 'j.state = 1"', CONTRACT, "lost_lease", "postgresql"
     ),
     Fault("no fence at the mark", "finish", "AND fence = :f AND state = 1 AND", "AND state = 1 AND", CONTRACT, "lost_lease"),
-    Fault("attempts are kept", "finish", "attempt = attempt - :b,", "attempt = attempt,", CONTRACT, "parked_job_goes_on"),
+    Fault("attempts are kept", "finish", "attempt = attempt - d.b,", "attempt = attempt,", CONTRACT, "parked_job_goes_on"),
     Fault("nobody is heeded", "finish", "heed(one.change, flags[one.claim.lease])", "one.change", CONTRACT, "cancel_is_seen"),
     Fault("an unknown commit is a loss", "finish", "if again and len", "if False and len", CONTRACT, "done_under_the_same"),
     Fault(

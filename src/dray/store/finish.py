@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -13,6 +13,8 @@ from dray.job import Finish, Flag, Lease, Ready, State
 from dray.lifecycle import heed
 from dray.store.base import Finished
 from dray.store.tables import REASON, STATE, Tables
+
+CHUNK_BYTES = 4_000_000  # in one statement: MariaDB takes packets of 16 MB unless told otherwise
 
 _FIELDS = {
     "i": "int",
@@ -184,20 +186,57 @@ def _heeded(connection: Connection, tables: Tables, staying: Sequence[Finish]) -
     return live, ended
 
 
-_PUT_BACK = (
-    "UPDATE {jobs} SET state = :s, reason = :rs, signature = :sg, worker_id = NULL, started_at = NULL, claimed_at = NULL,"
-    " ready_at = CASE WHEN :s = 0 THEN {now} ELSE NULL END,"
-    " run_at = CASE WHEN :later = 1 THEN {now} + :dl ELSE run_at END,"
-    " attempt = attempt - :b, crashes = CASE WHEN crashes < 32767 THEN crashes + :c ELSE crashes END,"
-    " snoozes = CASE WHEN snoozes < 2147483647 THEN snoozes + :z ELSE snoozes END, flags = (flags & :keep) | :fl,"
-    " report = COALESCE(:p, report), error = COALESCE(:e, error), note = :n"
-    " WHERE id = :i AND fence = :f AND state = 1"
+_BACK_FIELDS = {
+    "i": "int",
+    "f": "int",
+    "s": "int",
+    "rs": "int",
+    "sg": "int",
+    "later": "int",  # 1: it waits for its time, so many microseconds
+    "dl": "int",
+    "b": "int",  # attempts given back
+    "c": "int",  # crashes added
+    "z": "int",  # snoozes added
+    "keep": "int",  # flags that stay
+    "fl": "int",  # flags that are added
+    "p": "text",
+    "e": "text",
+    "n": "text",
+}
+_BACK = (
+    "SET state = d.s, reason = d.rs, signature = d.sg, worker_id = NULL, started_at = NULL, claimed_at = NULL,"
+    " ready_at = CASE WHEN d.s = 0 THEN {now} ELSE NULL END,"
+    " run_at = CASE WHEN d.later = 1 THEN {now} + d.dl ELSE run_at END,"
+    " attempt = attempt - d.b, crashes = CASE WHEN crashes < 32767 THEN crashes + d.c ELSE crashes END,"
+    " snoozes = CASE WHEN snoozes < 2147483647 THEN snoozes + d.z ELSE snoozes END, flags = (flags & d.keep) | d.fl,"
+    " report = COALESCE(d.p, report), error = COALESCE(d.e, error), note = d.n"
+)
+_PUT_BACK = f"UPDATE {{jobs}} AS j {_BACK} FROM {{rows}} WHERE j.id = d.i AND j.fence = d.f AND j.state = 1"
+_PUT_BACK_MYSQL = (
+    f"UPDATE {{rows}} STRAIGHT_JOIN {{jobs}} j FORCE INDEX (PRIMARY) ON j.id = d.i AND j.fence = d.f {_BACK} WHERE j.state = 1"
 )
 
 
 def _put_back(connection: Connection, tables: Tables, staying: Sequence[Finish]) -> None:
-    if staying:
-        connection.execute(tables.text(_PUT_BACK), [_put_back_row(one) for one in staying])
+    template = _PUT_BACK_MYSQL if tables.dialect.name == "mysql" else _PUT_BACK
+    statement = _with_rows(tables, template, _BACK_FIELDS)
+    for document in _documents(_put_back_row(one) for one in staying):
+        connection.execute(statement, {"doc": document})
+
+
+def _documents(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """The rows as JSON arrays, none of which is more than a server takes at once."""
+    chunk: list[str] = []
+    size = 0
+    for row in rows:
+        line = msgspec.json.encode(row)
+        if chunk and size + len(line) > CHUNK_BYTES:
+            yield f"[{','.join(chunk)}]"
+            chunk, size = [], 0
+        chunk.append(line.decode())
+        size += len(line)
+    if chunk:
+        yield f"[{','.join(chunk)}]"
 
 
 def _put_back_row(one: Finish) -> dict[str, Any]:
@@ -234,26 +273,28 @@ def _keep_attempts(connection: Connection, tables: Tables, finishes: Sequence[Fi
     """Keep what went wrong, attempt by attempt. A run that succeeded has all there is to say on the job itself."""
     rows = [
         {
-            "job_id": one.claim.id,
-            "fence": one.claim.fence,
-            "attempt": one.claim.attempt,
-            "worker_id": one.claim.worker_id,
-            "state": STATE[one.change.state],
-            "ended_ago": round(one.ended_ago * 1_000_000),
-            "ran": round(one.ran * 1_000_000),
-            "error": _storable(one.change.error or one.change.note),
-            "traceback": _storable(one.change.traceback),
+            "i": one.claim.id,
+            "f": one.claim.fence,
+            "a": one.claim.attempt,
+            "w": one.claim.worker_id,
+            "s": STATE[one.change.state],
+            "ea": round(one.ended_ago * 1_000_000),
+            "ra": round(one.ran * 1_000_000),
+            "e": _storable(one.change.error or one.change.note),
+            "t": _storable(one.change.traceback),
         }
         for one in finishes
         if (one.change.error is not None or one.change.crashed) and one.claim.lease in accepted
     ]
-    if rows:
-        connection.execute(tables.text(_KEEP_ATTEMPT), rows)
+    statement = _with_rows(tables, _KEEP_ATTEMPTS, _ATTEMPT_FIELDS)
+    for document in _documents(rows):
+        connection.execute(statement, {"doc": document})
 
 
-_KEEP_ATTEMPT = (
+_ATTEMPT_FIELDS = dict.fromkeys(("i", "f", "a", "w", "s", "ea", "ra"), "int") | {"e": "text", "t": "text"}
+_KEEP_ATTEMPTS = (
     "INSERT INTO {attempts} (job_id, fence, attempt, state, worker_id, started_at, finished_at, error, traceback)"
-    " VALUES (:job_id, :fence, :attempt, :state, :worker_id, {now} - :ended_ago - :ran, {now} - :ended_ago, :error, :traceback)"
+    " SELECT d.i, d.f, d.a, d.s, d.w, n.now - d.ea - d.ra, n.now - d.ea, d.e, d.t FROM (SELECT {now} AS now) AS n, {rows}"
 )
 
 
