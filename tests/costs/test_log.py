@@ -1,7 +1,6 @@
 """How many bytes of PostgreSQL's write-ahead log a job costs: what has to reach the disk, and every replica.
 
-The server takes no checkpoint meanwhile and logs no whole pages, so the numbers hardly differ from run to run; the limits leave
-them a quarter, for the sake of other versions of the server.
+The server takes no checkpoint meanwhile and logs no whole pages, so the numbers are the same in each run but for a byte or two.
 """
 
 from __future__ import annotations
@@ -43,7 +42,8 @@ def logged(bed: Bed, work: Callable[[Any], Any], before: Callable[[], Any] = lam
 
 
 def limit(measured: int) -> float:
-    return 1.25 * measured
+    """A little more, for other versions of the server; one more index on jobs would be an eighth."""
+    return 1.08 * measured
 
 
 def test_single_enqueues(bed: Bed) -> None:
