@@ -140,7 +140,12 @@ FAULTS = [
         "held ones become ready", "promote", "int(Flag.HELD)) != 0", "int(Flag.HELD)) == 99", CONTRACT, "due_job_is_promoted"
     ),
     Fault(
-        "everything is due", "promote", "jobs.c.run_at <= tables.now()", "jobs.c.run_at > 0", CONTRACT, "due_job_is_promoted"
+        "everything is due",
+        "promote",
+        "jobs.c.run_at <= tables.fixed_now()",
+        "jobs.c.run_at > 0",
+        CONTRACT,
+        "due_job_is_promoted",
     ),
     Fault("the same code tries again", "promote", " and row[1] != names[row[0]]", "", CONTRACT, "parked_job_goes_on"),
     Fault("a row without a time comes first", "promote", ", jobs.c.run_at.is_not(None))", ")", FORGED, "no_calendar"),
