@@ -91,24 +91,41 @@ class Finisher:
 
     def _one_by_one(self) -> None:
         """A batch was refused: write its members singly, so that the one at fault blocks nobody else."""
-        waiting, self._unknown = self._unknown, []
-        for position, one in enumerate(waiting):
-            try:
-                accepted = self._store.finish([one], again=True).accepted
-            except StoreUnavailable:
-                self._unknown = waiting[position:]
-                raise
-            except StoreError as error:
-                accepted = self._write_plainly(one, error)
-            self._settle([one], accepted)
-        self._poisoned = False
+        waiting, refused = deque(self._unknown), list[Finish]()
+        trouble: StoreError | None = None
+        try:
+            while waiting:
+                try:
+                    accepted = self._write_alone(waiting[0])
+                except StoreUnavailable:
+                    raise
+                except StoreError as error:
+                    trouble = error
+                    refused.append(waiting.popleft())
+                else:
+                    self._settle([waiting.popleft()], accepted)
+        finally:
+            # Nothing is forgotten, whatever was raised: a job whose end is kept nowhere would stay ours for ever.
+            self._unknown = [*refused, *waiting]
+            self._poisoned = bool(self._unknown)
+        if trouble is not None:
+            raise trouble
+
+    def _write_alone(self, one: Finish) -> Collection[Lease]:
+        try:
+            return self._store.finish([one], again=True).accepted
+        except StoreUnavailable:
+            raise
+        except StoreError as error:
+            return self._write_plainly(one, error)
 
     def _write_plainly(self, one: Finish, refusal: DrayError) -> set[Lease]:
         """The outcome cannot be stored as it is: store at least which one it was."""
-        events.emit("result.dropped", job_id=one.claim.id, task=one.claim.task, why=refusal)
         bare = replace(one.change, result=None, report=None, traceback=None, note="the outcome could not be stored whole")
         bare = replace(bare, error=None if bare.error is None else "the error could not be stored")
-        return self._store.finish([one._replace(change=bare)], again=True).accepted
+        accepted = self._store.finish([one._replace(change=bare)], again=True).accepted
+        events.emit("result.dropped", job_id=one.claim.id, task=one.claim.task, why=refusal)
+        return accepted
 
 
 def _tell(claim: Claim, change: Change, ran: float) -> None:

@@ -1,0 +1,87 @@
+"""Ends of runs were lost when the database failed at the wrong moment. A batch that was refused for what seemed to be in it is
+written one by one, and bare where an end is still refused; if that failed as well, the ends that were left had been forgotten:
+their jobs stayed with a living worker for ever. With the database on a broken disk that was every one of them, and any that
+got through had lost its result.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from dray.errors import StoreError, StoreUnavailable
+from dray.finisher import Finisher
+from dray.job import Change, Claim, Finish, Lease, State
+from dray.store.base import Exchange, Finished
+
+
+class Moody:
+    """A store that takes an end, or not, as its mood of the moment says."""
+
+    def __init__(self, moods: Sequence[Exception | None]) -> None:
+        self.moods = deque(moods)
+        self.written: list[Finish] = []
+
+    def _take(self, finishes: Sequence[Finish]) -> set[Lease]:
+        mood = self.moods.popleft() if self.moods else None
+        if mood is not None:
+            raise mood
+        self.written += finishes
+        return {one.claim.lease for one in finishes}
+
+    def exchange(self, worker_id: int, pickup: Any, finishes: Sequence[Finish], limit: int, *, again: bool) -> Exchange:
+        return Exchange(self._take(finishes), [], [])
+
+    def finish(self, finishes: Sequence[Finish], *, again: bool) -> Finished:
+        return Finished(self._take(finishes), [])
+
+
+def end(id: int) -> Finish:
+    claim = Claim(id, 1, 1, 0, 0, None, 0, 100, "default", "task", "{}", None, None, 0, 0)
+    return Finish(claim, Change(state=State.SUCCEEDED, result="7"))
+
+
+REFUSED, AWAY = StoreError("refused"), StoreUnavailable("away")
+
+
+@pytest.mark.rows("C25")
+@pytest.mark.parametrize(
+    "moods",
+    [
+        [REFUSED, REFUSED, AWAY],  # the batch; the first alone; the first bare
+        [REFUSED, REFUSED, REFUSED],
+        [REFUSED, None, AWAY],
+        [REFUSED, None, REFUSED, AWAY],
+        [REFUSED, *[REFUSED] * 12],
+    ],
+)
+def test_no_end_is_forgotten(moods: Sequence[Exception | None]) -> None:
+    store, settled = Moody(moods), list[Lease]()
+    finisher = Finisher(store, None, settled.append)  # type: ignore[arg-type]
+    batch = [end(id) for id in (1, 2, 3)]
+    given: Sequence[Finish] = batch
+    for _ in range(10):
+        try:
+            finisher.write(given, 1, None, 0)  # type: ignore[arg-type]
+        except StoreError:
+            assert finisher.owes
+        given = []
+        if not finisher.owes:
+            break
+    assert sorted(settled) == sorted(one.claim.lease for one in batch)
+    assert sorted(one.claim.id for one in store.written) == [1, 2, 3]
+
+
+def test_one_that_is_always_refused_keeps_back_nobody() -> None:
+    store, settled = Moody([REFUSED, REFUSED, REFUSED]), list[Lease]()
+    finisher = Finisher(store, None, settled.append)  # type: ignore[arg-type]
+    batch = [end(id) for id in (1, 2, 3)]
+    with pytest.raises(StoreError):
+        finisher.write(batch, 1, None, 0)  # type: ignore[arg-type]
+    with pytest.raises(StoreError):
+        finisher.write([], 1, None, 0)  # type: ignore[arg-type]
+    assert sorted(one.id for one in settled) == [2, 3]
+    assert finisher.owes
