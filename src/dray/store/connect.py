@@ -134,7 +134,12 @@ class Database:
             raise StoreUnavailable(f"no database connection came free within {SEAT_PATIENCE:g} s")
         try:
             with self.engine.connect() as connection:
-                yield connection
+                try:
+                    yield connection
+                except DBAPIError as error:
+                    if self.dialect.is_away(error):
+                        connection.invalidate()  # a file opened while it was read-only stays so; a server may have a successor
+                    raise
         finally:
             seats.release()
 
@@ -170,11 +175,12 @@ class Database:
         first = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
         where = self.url.render_as_string(hide_password=True)
         if self.dialect.is_away(error):
-            return StoreUnavailable(f"the database {where} cannot be used right now: {first}")
+            remedy = self.dialect.remedy(error)
+            return StoreUnavailable(f"the database {where} cannot be used right now: {first}{remedy and f'; {remedy}'}")
         if self.dialect.is_no_table(error):
             return SchemaError(f"the database {where} has no tables of this version of Dray: run 'dray init' ({first})")
         if self.dialect.is_busy(error):
-            return StoreError(f"the database {where} stayed locked or kept deadlocking: {first}")
+            return StoreUnavailable(f"the database {where} stayed locked or kept deadlocking: {first}")
         return StoreError(f"the database {where} refused a statement: {first}")
 
 

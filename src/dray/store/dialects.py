@@ -33,6 +33,9 @@ class Dialect:
     busy: frozenset[str]  # error codes after which the same transaction may succeed
     no_table: frozenset[str]
     away: frozenset[str]  # the server says itself that it is starting or stopping
+    full: frozenset[str]  # there is no room for what was to be written
+    read_only: frozenset[str]
+    unsure: frozenset[str] = frozenset()  # what was written may be found there later, or not
     host_clock: Callable[[], int] | None = None  # the host's clock, where the database is a file on it
     setup: tuple[str, ...] = ()  # run once on every new connection of our own
 
@@ -115,16 +118,36 @@ class Dialect:
         arguments = getattr(original, "args", ())
         return str(arguments[0]) if arguments else ""
 
+    def _kind(self, error: DBAPIError) -> str:
+        """The code without what SQLite adds to it: SQLITE_IOERR of SQLITE_IOERR_SHMSIZE."""
+        code = self.code(error)
+        return "_".join(code.split("_")[:2]) if self.name == "sqlite" else code
+
     def is_busy(self, error: DBAPIError) -> bool:
         """A deadlock, a serialisation failure or a locked file: the same again may succeed."""
-        return self.code(error) in self.busy
+        return self._kind(error) in self.busy
 
     def is_away(self, error: DBAPIError) -> bool:
-        """The connection is gone or cannot be made."""
-        if error.connection_invalidated or self.code(error) in self.away:
+        """The connection is gone or cannot be made, or the disk takes nothing: not the statement is at fault."""
+        if error.connection_invalidated or self._kind(error) in self.away | self.full | self.read_only:
             return True
         # libpq gives no code to a connection that it could not make.
         return isinstance(error, OperationalError) and self.name == "postgresql" and not self.code(error)
+
+    def is_unsure(self, error: DBAPIError) -> bool:
+        """Whether what was asked may have happened all the same."""
+        return error.connection_invalidated or self.code(error) in self.unsure
+
+    def remedy(self, error: DBAPIError) -> str:
+        """What its owner can do about a database that is away; empty where the error says it all."""
+        kind = self._kind(error)
+        if kind in self.full:
+            return "free some space on the disk it lies on"
+        if kind in self.read_only:
+            return (
+                "let this user write the file and its folder" if self.name == "sqlite" else "name the server that is written to"
+            )
+        return _REMEDIES.get(kind, "")
 
     def is_no_table(self, error: DBAPIError) -> bool:
         code = self.code(error)
@@ -136,6 +159,13 @@ class Dialect:
 def _sqlite_name(message: str) -> str:
     return "SQLITE_BUSY" if "locked" in message else ""
 
+
+_REMEDIES = {
+    "SQLITE_IOERR": "look whether its disk is full or broken",
+    "SQLITE_CANTOPEN": "its folder has to exist, and this user has to be allowed to write there",
+    "53300": "let the server take more connections, or run fewer processes",
+    "1040": "let the server take more connections, or run fewer processes",
+}
 
 _ROW_TYPES = {
     "postgresql": {"int": "bigint", "text": "text"},
@@ -152,9 +182,12 @@ SQLITE = Dialect(
     mvcc=False,
     returning=True,
     quote_mark='"',
-    busy=frozenset({"SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_BUSY_RECOVERY", "SQLITE_BUSY_TIMEOUT", "SQLITE_BUSY_SNAPSHOT"}),
+    busy=frozenset({"SQLITE_BUSY", "SQLITE_LOCKED"}),
     no_table=frozenset(),
-    away=frozenset({"SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_FULL", "SQLITE_READONLY"}),
+    away=frozenset({"SQLITE_CANTOPEN", "SQLITE_IOERR"}),
+    full=frozenset({"SQLITE_FULL"}),
+    read_only=frozenset({"SQLITE_READONLY"}),
+    unsure=frozenset({"SQLITE_IOERR_FSYNC"}),  # the commit is in the log, and is believed if it is read after a crash
     host_clock=host_clock,
     setup=(
         "PRAGMA busy_timeout = 10000",  # only while a connection is set up; see below
@@ -176,7 +209,9 @@ POSTGRESQL = Dialect(
     quote_mark='"',
     busy=frozenset({"40001", "40P01", "55P03"}),
     no_table=frozenset({"42P01", "3F000", "42703"}),
-    away=frozenset({"57P01", "57P02", "57P03", "08000", "08003", "08006", "08001", "53300"}),
+    away=frozenset({"57P01", "57P02", "57P03", "08000", "08003", "08006", "08001", "53300", "58030"}),
+    full=frozenset({"53100"}),
+    read_only=frozenset({"25006"}),
 )
 MYSQL = Dialect(
     name="mysql",
@@ -191,6 +226,8 @@ MYSQL = Dialect(
     busy=frozenset({"1213", "1205", "1020"}),  # 1020: record has changed since last read (MariaDB 11.6.2 and later)
     no_table=frozenset({"1146", "1049", "1054"}),
     away=frozenset({"1053", "1077", "1079", "2002", "2003", "2006", "2013", "1040", "1927", "0"}),
+    full=frozenset({"3", "1021", "1026", "1114"}),
+    read_only=frozenset({"1290", "1836"}),
     setup=(
         # REPEATABLE READ deadlocks producers by the thousand on a nearly empty queue.
         "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",

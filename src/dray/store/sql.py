@@ -88,11 +88,16 @@ class SqlStore:
         try:
             added = run(lambda own: add(own, self.tables, jobs))
         except StoreUnavailable as error:
-            if _was_connected(error):
+            if self._is_unsure(error):
                 raise OutcomeUnknown([job.key for job in jobs if job.key is not None]) from error
             raise
         self.bell.ring(ready_of(added, jobs))
         return added
+
+    def _is_unsure(self, error: StoreUnavailable) -> bool:
+        """Whether the jobs may have been added; not if the connection could not even be made."""
+        cause = error.__cause__
+        return isinstance(cause, DBAPIError) and self.tables.dialect.is_unsure(cause)
 
     def add_within(self, target: Any, jobs: Sequence[NewJob]) -> list[Added]:
         """Insert jobs in the transaction of a caller's Session or Connection; workers are told after its commit."""
@@ -202,9 +207,3 @@ def ready_of(added: Sequence[Added], jobs: Sequence[NewJob]) -> list[Ready]:
 def _lanes(pickup: Pickup) -> Lanes:
     assert isinstance(pickup, Lanes)
     return pickup
-
-
-def _was_connected(error: Exception) -> bool:
-    """Whether the connection had been made when it broke: only then can something have been sent."""
-    cause: Any = error.__cause__
-    return isinstance(cause, DBAPIError) and cause.connection_invalidated
