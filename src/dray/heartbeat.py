@@ -8,7 +8,7 @@ to say for which worker, and later "q" to quit; on its standard output it says:
     r         ready to beat
     b TIME    the row was moved; TIME is when the statement was sent (CLOCK_BOOTTIME, seconds)
     n         something may be ready
-    a TEXT    the database refuses connections: it is away for everybody
+    a TEXT    the database refuses connections, or to write anything: it is away for everybody
     l         the row says that this worker is dead
 
 When the worker dies, this process is the first to know, and writes it down: nobody has to wait for the lease to run out.
@@ -138,6 +138,7 @@ class Heart:
         self.connection: Any = None
         self.commits: Commits | None = None  # of others, where they have to be looked for
         self.next_beat = 0.0
+        self.stuck_at: object = None  # SQLite's change counter when the last beat found the file locked
         self.period = float(plan["period"])
         self.told_to_quit = False
         self.orders = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115  unbuffered: what select() sees is all there is
@@ -211,12 +212,22 @@ class Heart:
             if not busy:
                 self.disconnect()
             # What fails at once was refused: the database is away for everybody. What hung may be our network alone.
-            if not busy and steady() - sent < self.period:
+            if self.is_locked_for_all() if busy else steady() - sent < self.period:
                 say("a " + " ".join(str(error).split())[:300])
             self.next_beat = steady() + min(self.period, 0.5)
             return
+        self.stuck_at = None
         say(f"b {sent!r}" if changed else "l")
         self.next_beat = sent + self.period
+
+    def is_locked_for_all(self) -> bool:
+        """Whether nobody has written since the last beat that found the file locked: then nobody can have taken over."""
+        before = self.stuck_at
+        try:
+            self.stuck_at = self.connect().execute("PRAGMA data_version").fetchone()
+        except Exception:
+            self.stuck_at = None
+        return before is not None and before == self.stuck_at
 
     def parent_is_stopped(self) -> bool:
         try:
@@ -262,10 +273,8 @@ class Heart:
 
     def get_ready(self) -> None:
         """Do what takes long before it is in a hurry: on a busy machine that may be longer than a short TTL."""
-        try:
+        with contextlib.suppress(Exception):  # the first beat will say what is wrong
             self.connect()
-        except Exception as error:
-            say("a " + " ".join(str(error).split())[:300])
         say("r")
 
     def hear(self, readable: bool) -> None:

@@ -143,14 +143,20 @@ class Attendance(_Chores):
 
 
 class Upkeep(_Chores):
-    """Due jobs, rescue, adoption of parked jobs, and prune. Any number of workers may do it at the same time."""
+    """Due jobs, rescue, adoption of parked jobs, and prune. Any number of workers may do it at the same time.
+
+    tell       called when a job has become ready
+    may_judge  whether our own beats arrive: while they do not, nothing is known of anybody else's
+    """
 
     name = "dray-upkeep"
 
-    def __init__(self, app: Dray, tell: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, app: Dray, tell: Callable[[], None] = lambda: None, may_judge: Callable[[], bool] = lambda: True
+    ) -> None:
         super().__init__()
         settings = app.settings
-        self._app, self._tell = app, tell
+        self._app, self._tell, self._may_judge = app, tell, may_judge
         self.period = settings.ttl / 6  # seconds between two passes of rescue
         self._keep = {
             State.SUCCEEDED: settings.keep_succeeded,
@@ -189,6 +195,9 @@ class Upkeep(_Chores):
     def rescue(self) -> None:
         """Declare the silent dead, and free what the dead held."""
         store = self._app.store
+        if not self._may_judge():
+            # On a full disk or a locked file others can be read and cannot beat: they would all look dead.
+            self._watch.broken()
         for beat in self._watch.observe(store.roster.beats()):
             if store.roster.declare_dead(beat):
                 events.emit("rescue.dead_worker", worker_id=beat.worker_id, silent_for=self._watch.ttl)

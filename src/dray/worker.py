@@ -89,7 +89,7 @@ class Worker:
             on_done=self._nudge,
         )
         self._attendance = Attendance(self)
-        self._upkeep = Upkeep(app, tell=self._wake) if upkeep else None
+        self._upkeep = Upkeep(app, tell=self._wake, may_judge=self._lease.may_start) if upkeep else None
         self._alone: list[Item] = []  # jobs that must run with nothing beside them
         self._solo: Item | None = None  # the one of them that was started last
         self._counted = 0  # jobs claimed, less those that came back unstarted
