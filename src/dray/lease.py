@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from dray import events, heartbeat
+from dray.errors import StoreError
 from dray.store.roster import Roster
 
 START_UNTIL = 0.6  # of the TTL: beyond it no job is started
@@ -54,6 +55,7 @@ class WorkerLease:
         self._guard: threading.Thread | None = None
         self._over = threading.Event()
         self.worker_id = 0
+        self._former = 0  # the life before this one, whose row nobody moves any more
 
     def take(self, *, queues: str, concurrency: int) -> int:
         """Start a heart, register this process as a worker, and give the worker's id."""
@@ -67,6 +69,10 @@ class WorkerLease:
         )
         self._held = sent
         self._tell_heart()
+        if self._former:
+            with contextlib.suppress(StoreError):  # then others find it silent
+                self._roster.leave(self._former)  # what it held is free now, and not after a TTL
+            self._former = 0
         if self._guard is None:
             self._guard = threading.Thread(target=self._watch, name="dray-guard", daemon=True)
             self._guard.start()
@@ -98,8 +104,10 @@ class WorkerLease:
 
     def abandon(self) -> None:
         """End the heart without a word: the row is not ours any more, and the heart may be what failed."""
+        if self.worker_id == 0:
+            return  # it is a new one already, for a worker that has yet to be registered
         child, self._child = self._child, None
-        self.worker_id = 0
+        self._former, self.worker_id = self.worker_id, 0
         if child is not None:
             child.kill()
             child.wait()

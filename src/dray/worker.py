@@ -79,7 +79,7 @@ class Worker:
             listen=settings.listen,
             on_wake=self._wake,
             on_lost=self._lose,
-            on_cut_off=self._leave_if_busy,
+            on_cut_off=self._cut_off,
         )
         self.slots = Slots(
             app.runner,
@@ -333,6 +333,11 @@ class Worker:
             sys.stderr.flush()
             os._exit(EXIT_LOST)  # the heart stays, and writes down that we are gone if it still can
 
+    def _cut_off(self) -> None:
+        """In a thread of the lease, again and again: no beat arrives, and our own threads may hang as well."""
+        self._leave_if_busy()
+        self.store.database.hang_up(self.app.settings.ttl / 2)
+
     # --- the end --------------------------------------------------------------------------------------------------------
 
     def _end(self) -> int:
@@ -341,7 +346,7 @@ class Worker:
         deadline = time.monotonic() + self.app.settings.grace
         while self.items:
             if self._lost:
-                self._handle_loss()
+                self._leave_if_busy()
             self._hand_back("the worker stopped")
             self._now = self._now or time.monotonic() > deadline
             if not self._write_last():

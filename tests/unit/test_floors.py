@@ -25,7 +25,7 @@ FLOORS: list[set[str]] = [
     # 2 the door
     {"store.base"},
     # 3 behind the door: what the store stands on, its chapters, and what puts them together
-    {"store.dialects", "store.tables", "store.view", "store.connect", "store.wakeup", "store.filters"}
+    {"store.dialects", "store.tables", "store.view", "store.connect", "store.lines", "store.wakeup", "store.filters"}
     | {"store.schema", "store.migrations", "store.migrations.*"}
     | {"store.add", "store.lanes", "store.claim", "store.finish", "store.settle", "store.rescue", "store.promote"}
     | {"store.control", "store.workers", "store.read", "store.output", "store.prune"}
@@ -57,7 +57,7 @@ NEIGHBOURS: dict[str, set[str]] = {
     "codec": {"payload", "shapes"},
     "store.tables": {"store.dialects"},
     "store.view": {"store.tables"},
-    "store.connect": {"store.dialects"},
+    "store.connect": {"store.dialects", "store.lines"},
     "store.wakeup": {"store.connect", "store.tables"},
     "store.schema": {"store.connect", "store.dialects", "store.tables", "store.view"}
     | {"store.migrations", "store.migrations.alone", "store.migrations.run", "store.migrations.steps"},

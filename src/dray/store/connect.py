@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import select
 import threading
 import time
 import weakref
@@ -14,14 +13,16 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DBAPIError, DisconnectionError, NoSuchModuleError
+from sqlalchemy.exc import DBAPIError, NoSuchModuleError
 
 from dray.errors import ConfigurationError, DrayError, SchemaError, StoreError, StoreUnavailable
+from dray.store import lines
 from dray.store.dialects import DIALECTS, Dialect
 
 T = TypeVar("T")
 
 TRIES = 20  # how often a transaction that met a deadlock is run again
+CONNECT_PATIENCE = 10  # seconds
 FILE_PATIENCE = 60.0  # seconds one waits for a locked SQLite file before it is an error
 SEAT_PATIENCE = 30.0  # seconds one waits for a connection that another thread has
 EXTRA = {"sqlite": "", "postgresql": "postgres", "mysql": "mysql"}
@@ -40,6 +41,7 @@ class Database:
         self.engine: Engine = self._engine(pool_size)
         self._size = pool_size
         self._seats = threading.BoundedSemaphore(pool_size)
+        self._lines = lines.Lines()
         # One writer at a time is SQLite's rule; threads of one process need not fight for the file lock.
         self._turn = threading.Lock() if self.dialect.name == "sqlite" else None
         _forget_after_fork(self)
@@ -58,7 +60,7 @@ class Database:
                 pool_reset_on_return=None,
                 pool_size=pool_size,
                 max_overflow=0,
-                connect_args=_connect_args(self.dialect),
+                connect_args=self._connect_args(),
             )
         except ModuleNotFoundError as error:
             extra = EXTRA[self.dialect.name]
@@ -66,7 +68,7 @@ class Database:
         except NoSuchModuleError as error:
             raise ConfigurationError(f"{self.url.drivername} is not supported: {error}") from error
         event.listen(engine, "connect", self._set_up)
-        event.listen(engine, "checkout", _refuse_stale)
+        event.listen(engine, "checkout", lines.refuse_stale)
         return engine
 
     def _set_up(self, connection: Any, record: object) -> None:
@@ -74,6 +76,10 @@ class Database:
         for statement in self.dialect.setup:
             cursor.execute(statement)
         cursor.close()
+        lines.set_up(connection)
+        for limit in _GREETING:
+            if hasattr(connection, f"_{limit}") and limit not in self.url.query:
+                setattr(connection, f"_{limit}", None)  # a statement may wait for a lock, or change a table
 
     def limit(self, connections: int) -> None:
         """Hold at most so many connections from now on."""
@@ -88,7 +94,17 @@ class Database:
         assert module is not None
         # What SQLAlchemy adds for its own use (an adapters map) is of no use elsewhere.
         plain = {name: value for name, value in keywords.items() if isinstance(value, str | int | float | bool)}
-        return module.__name__, list(arguments), {**plain, **_connect_args(self.dialect)}
+        ours = {name: value for name, value in self._connect_args().items() if name not in _GREETING}
+        return module.__name__, list(arguments), {**plain, **ours}
+
+    def _connect_args(self) -> dict[str, Any]:
+        """What we ask of the driver beside what the URL says."""
+        limits = {name: value for name, value in _UNLESS_GIVEN[self.dialect.name].items() if name not in self.url.query}
+        return {**limits, **_ALWAYS[self.dialect.name]}
+
+    def hang_up(self, longer_than: float) -> None:
+        """Break the connections on which somebody has waited for longer (seconds): those threads get StoreUnavailable."""
+        self._lines.hang_up(longer_than)
 
     def close(self) -> None:
         """Close the pooled connections; the next use opens new ones."""
@@ -98,6 +114,7 @@ class Database:
         """Drop the connections of a parent process without closing them: they are still the parent's (S2.5)."""
         self.engine.dispose(close=False)
         self._seats = threading.BoundedSemaphore(self._size)
+        self._lines = lines.Lines()
         if self._turn is not None:
             self._turn = threading.Lock()
 
@@ -133,7 +150,7 @@ class Database:
         if not seats.acquire(timeout=SEAT_PATIENCE):
             raise StoreUnavailable(f"no database connection came free within {SEAT_PATIENCE:g} s")
         try:
-            with self.engine.connect() as connection:
+            with self.engine.connect() as connection, self._lines.watched(connection.connection.dbapi_connection):
                 try:
                     yield connection
                 except DBAPIError as error:
@@ -192,21 +209,24 @@ def _dialect(url: URL) -> Dialect:
         raise ConfigurationError(f"{url.get_backend_name()} databases are not supported; use {known}") from None
 
 
-def _connect_args(dialect: Dialect) -> dict[str, Any]:
-    match dialect.name:
-        case "sqlite":
-            return {"check_same_thread": False, "timeout": 0}
-        case "postgresql":
-            # A peer that vanished without a word is noticed in about half a minute instead of hours.
-            return {
-                "connect_timeout": 10,
-                "application_name": "dray",
-                "keepalives_idle": 15,
-                "keepalives_interval": 5,
-                "keepalives_count": 3,
-            }
-        case _:
-            return {"connect_timeout": 10, "charset": "utf8mb4"}
+_ALWAYS: dict[str, dict[str, Any]] = {
+    "sqlite": {"check_same_thread": False, "timeout": 0},
+    "postgresql": {"application_name": "dray"},
+    "mysql": {"charset": "utf8mb4"},
+}
+# PyMySQL's connect_timeout ends where the server's greeting begins: for that there are two limits more.
+_GREETING = {"read_timeout": CONNECT_PATIENCE, "write_timeout": CONNECT_PATIENCE}
+_UNLESS_GIVEN: dict[str, dict[str, Any]] = {
+    "sqlite": {},
+    "postgresql": {
+        "connect_timeout": CONNECT_PATIENCE,
+        "keepalives_idle": lines.QUIET,
+        "keepalives_interval": lines.ASK_EVERY,
+        "keepalives_count": lines.ASK,
+        "tcp_user_timeout": lines.UNHEARD,
+    },
+    "mysql": {"connect_timeout": CONNECT_PATIENCE, **_GREETING},
+}
 
 
 def _roll_back(connection: Connection) -> None:
@@ -216,28 +236,6 @@ def _roll_back(connection: Connection) -> None:
         connection.exec_driver_sql("ROLLBACK")
     except DBAPIError:
         connection.invalidate()  # whatever state it is in, nobody shall get it from the pool
-
-
-def _refuse_stale(connection: Any, record: object, proxy: object) -> None:
-    """Throw away a pooled connection that the server has closed, without asking the server (S2.80, C87).
-
-    A server has nothing to say on an idle connection but farewell: if there is something to read, it is dead. Without this
-    look an enqueue on it would end in OutcomeUnknown, though nothing was sent.
-    """
-    number = _file_number(connection)
-    if number is None:
-        return
-    poll = select.poll()
-    poll.register(number, select.POLLIN | select.POLLHUP | select.POLLERR)
-    if poll.poll(0):
-        raise DisconnectionError("the server closed this connection")
-
-
-def _file_number(connection: Any) -> int | None:
-    if hasattr(connection, "pgconn"):
-        return int(connection.pgconn.socket)
-    sock = getattr(connection, "_sock", None)
-    return None if sock is None else int(sock.fileno())
 
 
 _OPEN: weakref.WeakSet[Database] = weakref.WeakSet()
