@@ -8,70 +8,21 @@ from __future__ import annotations
 import os
 import random
 import signal
-from collections.abc import Iterator
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 
-from tests.crash.audit import Story, audit, report, summary
-from tests.crash.crew import EXIT_LOST, Crew, Hand, children_of, crew_of
+from tests.crash.audit import Story, summary
+from tests.crash.crew import EXIT_LOST, children_of, crew_of
 from tests.crash.ledger import ALIVE, RUNNING, SUCCEEDED, Ledger
 from tests.crash.receipt import steady
-from tests.crash.scenes import busy_worker, claimed, first_holder, held, runs_of
+from tests.crash.scenes import all_done_once, busy_worker, check, claimed, first_holder, held, nobody_is_left, runs_of
 from tests.crash.trial import Trial
-from tests.crash.wire import Wire
-from tests.servers import Database, MariaDB, Postgres, Server, wait_until
+from tests.servers import Database, wait_until
 
 KILLS = int(os.environ.get("DRAY_TEST_KILLS", "15"))
 TTL = float(os.environ.get("DRAY_TEST_TTL", "1"))
 SEED = int(os.environ.get("DRAY_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 2**31)
-
-SERVERS: dict[str, type[Server]] = {"postgresql": Postgres, "mysql": MariaDB}
-SHARED = {"postgresql": "postgres_server", "mysql": "mariadb_server"}
-
-
-def own_server(request: pytest.FixtureRequest, name: str) -> Iterator[Server]:
-    # The session's server says whether there can be one; ours keeps its promises (fsync), and may be stopped.
-    request.getfixturevalue(SHARED[name])
-    with SERVERS[name]() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def own_postgresql(request: pytest.FixtureRequest) -> Iterator[Server]:
-    yield from own_server(request, "postgresql")
-
-
-@pytest.fixture(scope="module")
-def own_mysql(request: pytest.FixtureRequest) -> Iterator[Server]:
-    yield from own_server(request, "mysql")
-
-
-def on_server(request: pytest.FixtureRequest, name: str) -> Iterator[Database]:
-    server: Server = request.getfixturevalue(f"own_{name}")
-    if not server.running:
-        server.start()
-    database = f"dray_{uuid4().hex[:12]}"
-    yield Database(name, server.create_database(database), server)
-    server.drop_database(database)
-
-
-@pytest.fixture(params=["sqlite", *SERVERS])
-def durable(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    """An empty database whose commits survive a power cut."""
-    if request.param == "sqlite":
-        if "sqlite" not in os.environ.get("DRAY_TEST_DATABASES", "sqlite"):
-            pytest.skip("sqlite is left out by DRAY_TEST_DATABASES")
-        yield Database("sqlite", f"sqlite:///{tmp_path}/dray.db", None)
-    else:
-        yield from on_server(request, request.param)
-
-
-@pytest.fixture(params=SERVERS)
-def stoppable(request: pytest.FixtureRequest) -> Iterator[Database]:
-    """An empty database on a server that can be stopped."""
-    yield from on_server(request, request.param)
 
 
 # --- kill -9 --------------------------------------------------------------------------------------------------------------
@@ -131,66 +82,7 @@ def test_a_kill_is_no_crash_of_what_was_only_fetched(durable: Database, tmp_path
         nobody_is_left(crew, ledger)
 
 
-def check(story: Story) -> None:
-    wrongs = audit(story)
-    assert not wrongs, f"DRAY_TEST_SEED={SEED}\n{report(story, wrongs)}"
-
-
-def nobody_is_left(crew: Crew, ledger: Ledger) -> None:
-    wait_until(lambda: crew.survivors() == [], "the heartbeat processes to end with their workers", 10)
-    assert ledger.alive() == set()
-
-
-# --- the database goes away -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.rows("C14", "C24")
-@pytest.mark.timeout(180)
-def test_a_database_that_is_away_for_longer_than_the_ttl_kills_nobody(stoppable: Database, tmp_path: Path) -> None:
-    ttl, server = 2.0, stoppable.server
-    assert server is not None
-    with crew_of(stoppable.url, tmp_path, ttl=ttl, concurrency=3) as crew:
-        ledger = Ledger(stoppable.url)
-        workers = crew.hire_workers(2)
-        crew.hire("produce")
-        crew.shop.add(1, "hold", count=2)
-        wait_until(lambda: len(held(crew)) == 2, "both long jobs to run")
-        for outage, mode in enumerate(("fast", "immediate"), start=1):
-            seen = len(crew.account().ends)
-            wait_until(lambda seen=seen: len(crew.account().ends) > seen + 20, "some traffic")
-            server.stop(mode)
-            until = steady() + 2.5 * ttl
-            wait_until(lambda until=until: steady() > until, "the outage to outlast the TTL", 3 * ttl)
-            server.start()
-            back = lambda n=outage: all(len(crew.account().of("store.back", hand.name)) == n for hand in workers)  # noqa: E731
-            wait_until(back, "the workers to be back", 30)
-        for hand in workers:
-            crew.plan.gate(hand.name).touch()
-        crew.stop("produce")
-        wait_until(lambda: ledger.live() == 0, "all jobs to end", 60)
-        account = crew.account()
-        assert [hand.code for hand in workers] == [None, None], crew.tails()
-        assert [len(account.of("store.away", hand.name)) for hand in workers] == [2, 2]
-        assert account.of("rescue.dead_worker") == []
-        crew.stop("work")
-        story = Story(account=crew.account(), rows=ledger.rows(), ttl=ttl)
-        print("\n" + summary(story))
-        check(story)  # without deaths nothing explains a second run, a crash or a failure
-        nobody_is_left(crew, ledger)
-
-
 # --- zombies --------------------------------------------------------------------------------------------------------------
-
-
-def all_done_once(crew: Crew, ledger: Ledger, ttl: float, lost: list[Hand]) -> Story:
-    """Drain, stop, and audit with these workers as the only ones that anything may be put down to."""
-    wait_until(lambda: ledger.live() == 0, "all jobs to end", 30)
-    crew.stop("work")
-    ids = {id: hand.name for id, (_, pid) in ledger.workers().items() for hand in lost if hand.pid == pid}
-    story = Story(account=crew.account(), rows=ledger.rows(), worker_names=ids, ttl=ttl)
-    check(story)
-    nobody_is_left(crew, ledger)
-    return story
 
 
 @pytest.mark.rows("C12", "C13", "C19")
@@ -265,66 +157,6 @@ def test_a_worker_that_cannot_beat_ends_before_others_take_over(durable: Databas
         for heart in hearts:
             os.kill(heart, signal.SIGCONT)  # it wakes up without a worker, and has to end
         crew.plan.gate(other.name).touch()
-        all_done_once(crew, ledger, ttl, [silent])
-
-
-# --- a bad network --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def wire(stoppable: Database) -> Iterator[Wire]:
-    wire = Wire(stoppable.url)
-    yield wire
-    wire.close()
-
-
-@pytest.mark.rows("C14", "C25")
-@pytest.mark.timeout(120)
-def test_a_commit_without_an_answer_loses_and_repeats_nothing(stoppable: Database, wire: Wire, tmp_path: Path) -> None:
-    """Claims and results whose commit happened, or did not: the worker cannot know, and has to find out."""
-    ttl = 30.0  # nobody may wait for the lease to run out: the worker is alive
-    with crew_of(stoppable.url, tmp_path, ttl=ttl) as crew:
-        ledger = Ledger(stoppable.url)
-        crew.hire_workers(1, url=wire.url)
-        for turn in range(1, 6):
-            wire.swallow_commits(turn)
-            for offset, kind in enumerate(("plain", "flaky", "snoozing", "careful", "nap")):
-                crew.shop.add(1000 * turn + 100 * offset, kind, 0.002, count=10)
-            wait_until(lambda: ledger.live() == 0, f"all jobs to end after {turn} commits without an answer", 30)
-        # Now results and nothing else: all slots are taken, so that nothing is claimed meanwhile.
-        crew.shop.add(9000, "hold", count=crew.plan.concurrency)
-        wait_until(lambda: len(held(crew)) == crew.plan.concurrency, "all slots to be taken")
-        cut = wire.cut
-        wire.swallow_commits(4)  # the odd one may be of another thread
-        crew.plan.gate("work-0").touch()
-        wait_until(lambda: ledger.live() == 0 and wire.cut >= cut + 4, "results to be written without an answer", 30)
-        assert crew.account().of("job.lease_lost") == [], "what was written is taken for refused"
-        crew.stop("work")
-        story = Story(account=crew.account(), rows=ledger.rows(), ttl=ttl)
-        print("\n" + summary(story))
-        check(story)
-        nobody_is_left(crew, ledger)
-
-
-@pytest.mark.rows("C12", "C19")
-@pytest.mark.timeout(120)
-def test_a_worker_whose_network_falls_silent_ends_before_others_take_over(
-    stoppable: Database, wire: Wire, tmp_path: Path
-) -> None:
-    """Nothing is refused and nothing answers: every thread that has asked the database something hangs."""
-    ttl = 4.0
-    with crew_of(stoppable.url, tmp_path, ttl=ttl) as crew:
-        ledger = Ledger(stoppable.url)
-        silent, other = first_holder(crew, url=wire.url)
-        wire.silence()
-        stopped = steady()
-        wait_until(runs_of(crew, other), "the other worker to take over", 3 * ttl + 10)
-        begun = min(start.time for start in held(crew) if start.holder == other.name)
-        assert silent.code == EXIT_LOST, "others started before it had ended"
-        print(f"\nothers began {begun - stopped:.2f} s after the silence, with a TTL of {ttl:g} s")
-        crew.look_after()
-        crew.plan.gate(other.name).touch()
-        wire.restore()
         all_done_once(crew, ledger, ttl, [silent])
 
 

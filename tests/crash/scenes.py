@@ -1,10 +1,11 @@
-"""Scenes that several stories begin with."""
+"""Scenes that several stories begin or end with."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+from tests.crash.audit import Story, audit, report
 from tests.crash.crew import Crew, Hand
 from tests.crash.ledger import RUNNING, Ledger
 from tests.crash.receipt import Start
@@ -49,3 +50,24 @@ def busy_worker(crew: Crew, ledger: Ledger) -> Hand:
 
 def claimed(ledger: Ledger) -> int:
     return sum(row.state == RUNNING for row in ledger.rows())
+
+
+def check(story: Story) -> None:
+    wrongs = audit(story)
+    assert not wrongs, report(story, wrongs)
+
+
+def nobody_is_left(crew: Crew, ledger: Ledger) -> None:
+    wait_until(lambda: crew.survivors() == [], "the heartbeat processes to end with their workers", 10)
+    assert ledger.alive() == set()
+
+
+def all_done_once(crew: Crew, ledger: Ledger, ttl: float, lost: list[Hand]) -> Story:
+    """Drain, stop, and audit with these workers as the only ones that anything may be put down to."""
+    wait_until(lambda: ledger.live() == 0, "all jobs to end", 30)
+    crew.stop("work")
+    ids = {id: hand.name for id, (_, pid) in ledger.workers().items() for hand in lost if hand.pid == pid}
+    story = Story(account=crew.account(), rows=ledger.rows(), worker_names=ids, ttl=ttl)
+    check(story)
+    nobody_is_left(crew, ledger)
+    return story

@@ -30,6 +30,7 @@ class Plan:
     folder: str
     ttl: float
     concurrency: int = 4
+    poll: float | None = None  # seconds between the looks of an idle worker, where it is not to find jobs by looking
 
     @classmethod
     def given(cls) -> Plan:

@@ -9,6 +9,8 @@ from contextlib import suppress
 
 from sqlalchemy.engine import make_url
 
+from tests.servers import free_port
+
 CHUNK = 65536
 PREPARED = re.compile(rb"(_pg3_[0-9]+)\0COMMIT\0")
 
@@ -21,85 +23,119 @@ class Wire:
         assert target.host is not None
         assert target.port is not None
         self._target = (target.host, target.port)
-        self._open = threading.Event()
-        self._open.set()
+        self._gates = [_open_gate()]  # the last one is that of the lines to come
         self._lock = threading.Lock()
         self._cuts = 0
+        self._arrives = True
         self.cut = 0  # commits whose answer was swallowed so far
-        self._door = socket.create_server(("127.0.0.1", 0))
-        self._sockets: list[socket.socket] = [self._door]
-        host, port = self._door.getsockname()
-        self.url = target.set(host=host, port=port).render_as_string(hide_password=False)
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._lines: list[_Line] = []
+        self._port = free_port()
+        self._door: socket.socket | None = None
+        self.url = target.set(host="127.0.0.1", port=self._port).render_as_string(hide_password=False)
+        self.restore()
 
     def silence(self) -> None:
         """Pass nothing on any more, and close nothing: what a pulled plug looks like."""
-        self._open.clear()
+        self._gates[-1].clear()
+
+    def half_open(self) -> None:
+        """The connections there are stay silent for ever, and new ones work: somebody on the way has forgotten the old."""
+        self._gates[-1].clear()
+        self._gates.append(_open_gate())
+
+    def hang_up(self) -> None:
+        """Break all connections; new ones work."""
+        with self._lock:
+            lines, self._lines = self._lines, []
+        for line in lines:
+            line.hang_up()
+
+    def refuse(self) -> None:
+        """Break all connections, and refuse new ones."""
+        door, self._door = self._door, None
+        if door is not None:
+            with suppress(OSError):
+                door.shutdown(socket.SHUT_RDWR)  # wakes who waits there
+            door.close()
+        self.hang_up()
 
     def restore(self) -> None:
-        self._open.set()
+        """Let the silent speak, and new ones in."""
+        self._gates[-1].set()
+        if self._door is None:
+            self._door = socket.create_server(("127.0.0.1", self._port))
+            threading.Thread(target=self._serve, args=(self._door,), daemon=True).start()
 
-    def swallow_commits(self, count: int) -> None:
-        """Let the next commits happen, swallow the server's answer, and hang up: nobody can know what became of them."""
+    def swallow_commits(self, count: int, *, arrives: bool = True) -> None:
+        """Let the next commits happen, or get lost on the way, and hang up: nobody can know what became of them."""
         with self._lock:
-            self._cuts = count
+            self._cuts, self._arrives = count, arrives
 
     def close(self) -> None:
-        self._open.set()
-        for one in self._sockets:
-            with suppress(OSError):
-                one.close()
+        self.refuse()
+        for gate in self._gates:
+            gate.set()
 
-    def _serve(self) -> None:
+    def _serve(self, door: socket.socket) -> None:
         with suppress(OSError):
             while True:
-                client, _ = self._door.accept()
-                threading.Thread(target=self._connect, args=(client,), daemon=True).start()
+                client, _ = door.accept()
+                threading.Thread(target=self._connect, args=(client, self._gates[-1]), daemon=True).start()
 
-    def _connect(self, client: socket.socket) -> None:
-        self._open.wait()
-        try:
-            server = socket.create_connection(self._target)
-        except OSError:
-            client.close()
-            return
-        self._sockets += [client, server]
-        line = _Line(self, client, server)
-        threading.Thread(target=line.answer, daemon=True).start()
-        line.ask()
-
-    def pass_on(self) -> None:
-        """Wait while the wire is silent."""
-        self._open.wait()
+    def _connect(self, client: socket.socket, gate: threading.Event) -> None:
+        with client:
+            gate.wait()
+            with suppress(OSError), socket.create_connection(self._target) as server:
+                line = _Line(self, client, server, gate)
+                with self._lock:
+                    self._lines.append(line)
+                back = threading.Thread(target=line.answer, daemon=True)
+                back.start()
+                line.ask()
+                back.join()
 
     def take_cut(self) -> bool:
-        """Whether the answer to this commit is to be swallowed."""
+        """Whether this commit is to be cut off."""
         with self._lock:
             if self._cuts == 0:
                 return False
             self._cuts -= 1
             return True
 
+    @property
+    def arrives(self) -> bool:
+        """Whether a commit that is cut off reaches the server."""
+        return self._arrives
+
     def count_cut(self) -> None:
         with self._lock:
             self.cut += 1
 
 
-class _Line:
-    """One connection through the wire."""
+def _open_gate() -> threading.Event:
+    gate = threading.Event()
+    gate.set()
+    return gate
 
-    def __init__(self, wire: Wire, client: socket.socket, server: socket.socket) -> None:
-        self._wire, self._client, self._server = wire, client, server
+
+class _Line:
+    """One connection through the wire; it passes things on while its gate is open."""
+
+    def __init__(self, wire: Wire, client: socket.socket, server: socket.socket, gate: threading.Event) -> None:
+        self._wire, self._client, self._server, self._gate = wire, client, server, gate
         self._cut = False
         self._names: set[bytes] = set()  # of prepared commits
 
     def ask(self) -> None:
         with suppress(OSError):
             while said := self._client.recv(CHUNK):
-                self._wire.pass_on()
+                self._gate.wait()
                 self._cut = self._cut or (self._is_commit(said) and self._wire.take_cut())
+                if self._cut and not self._wire.arrives:
+                    self._wire.count_cut()
+                    break
                 self._server.sendall(said)
-        self._hang_up()
+        self.hang_up()
 
     def _is_commit(self, said: bytes) -> bool:
         """Also when PostgreSQL's driver has prepared the statement, and only its name goes over the wire from then on."""
@@ -109,14 +145,14 @@ class _Line:
     def answer(self) -> None:
         with suppress(OSError):
             while said := self._server.recv(CHUNK):
-                self._wire.pass_on()
+                self._gate.wait()
                 if self._cut:
                     self._wire.count_cut()
                     break
                 self._client.sendall(said)
-        self._hang_up()
+        self.hang_up()
 
-    def _hang_up(self) -> None:
+    def hang_up(self) -> None:
         for one in (self._client, self._server):
             with suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import Any
 
-from dray import events
+from dray import events, pace
 from dray.worker import Worker
 from tests.crash.shop import Plan, Shop, end_with
 
@@ -18,6 +18,8 @@ def main() -> None:
     end_with(os.getppid())
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     plan, name = Plan.given(), sys.argv[1]
+    if plan.poll is not None:
+        pace.FIRST_POLL = pace.LAST_POLL = plan.poll
     shop = Shop(plan, name)
 
     def note(event: str, facts: dict[str, Any]) -> None:
