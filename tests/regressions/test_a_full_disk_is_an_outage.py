@@ -13,6 +13,7 @@ from pathlib import Path
 import psycopg
 import pymysql
 import pytest
+from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
 from dray import Dray
@@ -87,6 +88,25 @@ def test_a_connection_that_cannot_write_is_not_kept(tmp_path: Path) -> None:
         note.enqueue()
     note.enqueue()
     app.close()
+
+
+@pytest.mark.rows("C87")
+def test_a_connection_made_to_a_read_only_file_is_not_kept_for_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = Database(f"sqlite:///{tmp_path}/dray.db")
+    made: list[object] = []
+    event.listen(database.engine, "connect", lambda connection, record: made.append(connection))
+
+    def look() -> int:
+        """Ask something, twice; the number of connections made so far."""
+        for _ in range(2):
+            database.once(lambda connection: connection.exec_driver_sql("SELECT 1"))
+        return len(made)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.access", lambda *_: False)
+        assert look() == 1, "who only reads needs no other"
+    assert look() == 2
+    database.close()
 
 
 @pytest.mark.rows("C25")

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, NoSuchModuleError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from dray.errors import ConfigurationError, DrayError, SchemaError, StoreError, StoreUnavailable
 from dray.store import lines
@@ -69,9 +70,11 @@ class Database:
             raise ConfigurationError(f"{self.url.drivername} is not supported: {error}") from error
         event.listen(engine, "connect", self._set_up)
         event.listen(engine, "checkout", lines.refuse_stale)
+        event.listen(engine, "checkout", self._refuse_read_only)
         return engine
 
-    def _set_up(self, connection: Any, record: object) -> None:
+    def _set_up(self, connection: Any, record: ConnectionPoolEntry) -> None:
+        record.info["reads_only"] = not self._is_writable()
         cursor = connection.cursor()
         for statement in self.dialect.setup:
             cursor.execute(statement)
@@ -80,6 +83,14 @@ class Database:
         for limit in _GREETING:
             if hasattr(connection, f"_{limit}") and limit not in self.url.query:
                 setattr(connection, f"_{limit}", None)  # a statement may wait for a lock, or change a table
+
+    def _is_writable(self) -> bool:
+        return self.dialect.name != "sqlite" or os.access(str(self.url.database), os.W_OK)
+
+    def _refuse_read_only(self, connection: object, record: ConnectionPoolEntry, proxy: object) -> None:
+        """Throw away a connection made while the file was read-only: it stays so when the file can be written again."""
+        if record.info["reads_only"] and self._is_writable():
+            raise DisconnectionError("the file can be written again")
 
     def limit(self, connections: int) -> None:
         """Hold at most so many connections from now on."""
@@ -155,7 +166,7 @@ class Database:
                     yield connection
                 except DBAPIError as error:
                     if self.dialect.is_away(error):
-                        connection.invalidate()  # a file opened while it was read-only stays so; a server may have a successor
+                        connection.invalidate()  # whoever answers a new one may be able to do it
                     raise
         finally:
             seats.release()
