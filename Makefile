@@ -3,8 +3,10 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-# For `make stress`; `make stress DRAY_TEST_KILLS=1000` asks for more.
-DRAY_TEST_KILLS ?= 100
+# For `make stress`: MINUTES=60 shares an hour among the long suites and the databases; without, it is so many kills.
+MINUTES ?= 0
+REPEAT ?= 1
+DRAY_TEST_KILLS ?= $(if $(filter 0,$(MINUTES)),100,0)
 DRAY_TEST_TTL ?= 30
 
 .DEFAULT_GOAL := help
@@ -26,10 +28,13 @@ check: $(VENV)/.installed-dev ## run the linters and the type checker, then the 
 	$(BIN)/mypy --strict src
 	@$(MAKE) --no-print-directory test
 
-stress: $(VENV)/.installed-dev ## kill workers again and again, and count that no job was lost
+stress: $(VENV)/.installed-dev ## run the long suites for longer, and more than once: MINUTES=60 REPEAT=5
 	@.ci/install-servers
-	DRAY_TEST_KILLS=$(DRAY_TEST_KILLS) DRAY_TEST_TTL=$(DRAY_TEST_TTL) \
-	    $(BIN)/pytest tests/acceptance/test_kill9.py -s --timeout=7200 $(ARGS)
+	@for run in $$(seq $(REPEAT)); do \
+	    echo "--- run $$run of $(REPEAT)"; \
+	    DRAY_TEST_MINUTES=$(MINUTES) DRAY_TEST_KILLS=$(DRAY_TEST_KILLS) DRAY_TEST_TTL=$(DRAY_TEST_TTL) \
+	        $(BIN)/pytest -m long -s --timeout=7200 $(ARGS) || exit; \
+	done
 
 bench: $(VENV)/.installed-dev ## measure Dray beside the bare drivers, about 10 minutes; ARGS="--quick drain" for less
 	@.ci/install-servers

@@ -16,15 +16,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.test_outages import PATIENCE, SEED, pause
+from tests.acceptance.test_outages import PATIENCE, SEED, TTL, pause
 from tests.crash.crew import ROOT, crew_of
 from tests.crash.disks import FullDisk, Immutable, NoDisk, small_disk
 from tests.crash.outages import Outage, Weather
 from tests.crash.scenes import nobody_is_left
-from tests.effort import seconds
+from tests.effort import MINUTES, seconds
 from tests.servers import MariaDB, Postgres, Server
 
-TTL = 2.0
+pytestmark = pytest.mark.long
+
 APP = """
 from dray import Dray
 
@@ -73,7 +74,6 @@ def trial(folder: Path, url: str, outage: Outage, slice_of: float) -> None:
         nobody_is_left(crew, weather.ledger)
 
 
-@pytest.mark.long
 @pytest.mark.rows("C14", "C24")
 @pytest.mark.timeout(PATIENCE)
 def test_a_disk_that_runs_full_under_load_loses_nothing_and_kills_nobody(disk: Path, tmp_path: Path) -> None:
@@ -81,7 +81,6 @@ def test_a_disk_that_runs_full_under_load_loses_nothing_and_kills_nobody(disk: P
     trial(tmp_path, f"sqlite:///{disk}/dray.db", while_it_lasts(full.begin, full.end), 3)
 
 
-@pytest.mark.long
 @pytest.mark.rows("C14", "C24")
 @pytest.mark.timeout(PATIENCE)
 def test_a_file_that_turns_read_only_under_load_loses_nothing_and_kills_nobody(tmp_path: Path) -> None:
@@ -195,6 +194,8 @@ SERVERS: dict[str, tuple[type[Server], int, dict[str, str]]] = {
 @pytest.fixture(params=SERVERS)
 def cramped(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server whose disk can be filled."""
+    if not MINUTES:
+        pytest.skip("each takes a server of its own: make stress")
     request.getfixturevalue({"postgresql": "postgres_server", "mysql": "mariadb_server"}[request.param])
     kind, megabytes, settings = SERVERS[request.param]
     # In a place that the server's own user can reach.
@@ -212,7 +213,6 @@ def cramped(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.mark.long
 @pytest.mark.rows("C14", "C24")
 @pytest.mark.timeout(PATIENCE)
 def test_a_server_whose_disk_runs_full_loses_nothing_and_kills_nobody(cramped: Server, tmp_path: Path) -> None:

@@ -24,8 +24,10 @@ from tests.crash.wire import Wire
 from tests.effort import MINUTES, seconds
 from tests.servers import Database, Server, wait_until
 
+pytestmark = pytest.mark.long
+
 SEED = int(os.environ.get("DRAY_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 2**31)
-TTL = 2.0
+TTL = 1.5
 PATIENCE = 180 + MINUTES * 60  # seconds for one trial
 
 
@@ -57,7 +59,6 @@ def restarts(server: Server) -> Outage:
     return outage
 
 
-@pytest.mark.long
 @pytest.mark.rows("C14", "C24", "S2.80", "C87")
 @pytest.mark.timeout(PATIENCE)
 def test_a_server_that_comes_and_goes_loses_nothing_and_kills_nobody(stoppable: Database, tmp_path: Path) -> None:
@@ -73,7 +74,6 @@ def test_a_server_that_comes_and_goes_loses_nothing_and_kills_nobody(stoppable: 
         nobody_is_left(crew, weather.ledger)
 
 
-@pytest.mark.long
 @pytest.mark.rows("C14", "C24")
 @pytest.mark.timeout(PATIENCE)
 def test_a_file_that_somebody_locks_for_longer_than_the_ttl_kills_nobody(tmp_path: Path) -> None:
@@ -147,7 +147,6 @@ def bad_network(wire: Wire) -> Outage:
     return outage
 
 
-@pytest.mark.long
 @pytest.mark.rows("C14", "C25", "S2.80", "C87")
 @pytest.mark.timeout(PATIENCE)
 def test_a_network_that_fails_in_every_way_loses_nothing_and_kills_nobody(
@@ -217,7 +216,7 @@ def test_a_worker_whose_network_falls_silent_ends_before_others_take_over(
 @pytest.mark.timeout(120)
 def test_an_idle_worker_whose_connections_lead_nowhere_makes_new_ones(stoppable: Database, wire: Wire, tmp_path: Path) -> None:
     """Half-open: somebody on the way has forgotten the connections there are. Nothing is refused, and new ones would work."""
-    ttl = 3.0
+    ttl = 2.0
     with crew_of(stoppable.url, tmp_path, ttl=ttl) as crew:
         ledger = Ledger(stoppable.url)
         (hand,) = crew.hire_workers(1, url=wire.url)
