@@ -20,7 +20,13 @@ demo: $(VENV)/.installed ## install Dray into .venv and show what it can do
 
 test: $(VENV)/.installed-dev ## run the tests on SQLite, PostgreSQL and MariaDB; ARGS="-k sqlite" goes to pytest
 	@.ci/install-servers
+ifdef ARGS
 	$(BIN)/pytest $(ARGS)
+else
+	# Two at a time, but for those that mind what else goes on.
+	$(BIN)/pytest -n 2 --dist loadfile -m "not long"
+	$(BIN)/pytest -m long
+endif
 
 check: $(VENV)/.installed-dev ## run the linters and the type checker, then the tests: what CI runs
 	$(BIN)/ruff format --check .

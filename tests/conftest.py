@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 import pytest
 
-from tests.servers import Database, MariaDB, NotInstalled, Postgres, Server
+from tests.servers import Database, MariaDB, NotInstalled, Postgres, Server, memory
 
 ALL = ("sqlite", "postgresql", "mysql")
 
@@ -56,10 +56,11 @@ def mariadb_server() -> Iterator[Server]:
 
 
 @pytest.fixture(params=DATABASES)
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+def database(request: pytest.FixtureRequest) -> Iterator[Database]:
     """An empty database on each of the chosen servers in turn; it is dropped after the test."""
     if request.param == "sqlite":
-        yield Database("sqlite", f"sqlite:///{tmp_path}/dray.db", None)
+        with TemporaryDirectory(prefix="dray-", dir=memory()) as folder:
+            yield Database("sqlite", f"sqlite:///{folder}/dray.db", None)
         return
     server: Server = request.getfixturevalue({"postgresql": "postgres_server", "mysql": "mariadb_server"}[request.param])
     name = f"dray_{uuid4().hex[:12]}"
