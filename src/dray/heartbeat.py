@@ -158,6 +158,7 @@ class Heart:
         for statement in self.plan["setup"]:
             cursor.execute(statement)
         if self.is_postgresql and self.plan["listen"]:
+            connection.add_notify_handler(lambda _: say("n"))  # what arrives with the answer to a statement
             cursor.execute(f'LISTEN "{self.plan["channel"]}"')
             say("n")  # whatever was said while we were not listening
         if self.is_sqlite and self.plan["listen"]:
@@ -219,6 +220,8 @@ class Heart:
         self.stuck_at = None
         say(f"b {sent!r}" if changed else "l")
         self.next_beat = sent + self.period
+        with contextlib.suppress(Exception):  # a broken connection is noticed when it is used next
+            self.hear(readable=True)  # what was read together with the answer makes nobody's socket readable
 
     def is_locked_for_all(self) -> bool:
         """Whether nobody has written since the last beat that found the file locked: then nobody can have taken over."""
