@@ -179,9 +179,9 @@ FAULTS = [
         "plain_enqueue",
         "postgresql",
     ),
-    Fault("stale connections are used", "connect", "if poll.poll(0):", "if False:", WIRE, "server_closed", "postgresql"),
+    Fault("stale connections are used", "lines", "if poll.poll(0):", "if False:", WIRE, "server_closed", "postgresql"),
     Fault(
-        "what is unknown is called away", "sql", "if _was_connected(error):", "if False:", WIRE, "outcome_open", "postgresql"
+        "what is unknown is called away", "sql", "if self._is_unsure(error):", "if False:", WIRE, "outcome_open", "postgresql"
     ),
     Fault(
         "told before the commit",
