@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Select, case, select, text, update
+from sqlalchemy import Connection, Row, Select, case, select, text, update
 
 from dray.job import Flag, Ready, Reason, name_hash
 from dray.store.tables import BLOCKED, READY, REASON, Tables
@@ -27,14 +27,14 @@ class Promoted(NamedTuple):
 def promote(connection: Connection, tables: Tables, limit: int = 1000) -> Promoted:
     """Make up to `limit` due jobs ready, the longest due first. Safe in any number of processes at once."""
     jobs = tables.jobs
-    ready: list[Ready] = []
-    taken = 0
+    due: list[Row[Any]] = []
     for waiting in _waiting(tables):
-        due = select(jobs.c.id).where(text(waiting), jobs.c.run_at <= tables.fixed_now()).order_by(jobs.c.run_at, jobs.c.id)
-        made = _make_ready(connection, tables, due.limit(limit - taken), waiting)
-        ready += made.ready
-        taken += made.moved
-    return Promoted(ready, 0.0 if taken >= limit else next_due(connection, tables))
+        rows = select(jobs.c.id).where(text(waiting), jobs.c.run_at <= tables.fixed_now()).order_by(jobs.c.run_at, jobs.c.id)
+        due += _lock(connection, tables, rows.limit(limit))
+    # Where states are looked for singly there may be more than were asked for: the commit lets go of the rest.
+    due = sorted(due, key=lambda row: (row.run_at, row.id))[:limit]
+    ready = _make_ready(connection, tables, due, WAITING)
+    return Promoted(ready, 0.0 if len(due) >= limit else next_due(connection, tables))
 
 
 def next_due(connection: Connection, tables: Tables) -> float | None:
@@ -72,18 +72,18 @@ def adopt(connection: Connection, tables: Tables, kinds: Sequence[tuple[int, int
     ready: list[Ready] = []
     for task_hash, signature in kinds:
         kind = select(jobs.c.id).where(text(PARKED), jobs.c.task_hash == task_hash, jobs.c.signature == signature)
-        ready += _make_ready(connection, tables, kind.order_by(jobs.c.id).limit(limit), PARKED).ready
+        ready += _make_ready(connection, tables, _lock(connection, tables, kind.order_by(jobs.c.id).limit(limit)), PARKED)
     return ready
 
 
-class _Made(NamedTuple):
-    ready: list[Ready]
-    moved: int
-
-
-def _make_ready(connection: Connection, tables: Tables, wanted: Select[tuple[int]], expected: str) -> _Made:
+def _lock(connection: Connection, tables: Tables, wanted: Select[tuple[int]]) -> Sequence[Row[Any]]:
     jobs = tables.jobs
-    rows = connection.execute(tables.dialect.lock(wanted.add_columns(jobs.c.queue, jobs.c.priority, jobs.c.flags))).all()
+    rows = wanted.add_columns(jobs.c.run_at, jobs.c.queue, jobs.c.priority, jobs.c.flags)
+    return connection.execute(tables.dialect.lock(rows)).all()
+
+
+def _make_ready(connection: Connection, tables: Tables, rows: Sequence[Row[Any]], expected: str) -> list[Ready]:
+    jobs = tables.jobs
     held = jobs.c.flags.op("&")(int(Flag.HELD)) != 0
     # `state` last: MySQL assigns from left to right, and the others must see the old one.
     values = [
@@ -94,4 +94,4 @@ def _make_ready(connection: Connection, tables: Tables, wanted: Select[tuple[int
     if rows:
         mine = update(jobs).where(jobs.c.id.in_(sorted(row.id for row in rows)), text(expected))
         connection.execute(tables.dialect.by_primary_key(mine).ordered_values(*values))
-    return _Made([Ready(row.id, row.queue, row.priority) for row in rows if not row.flags & Flag.HELD], len(rows))
+    return [Ready(row.id, row.queue, row.priority) for row in rows if not row.flags & Flag.HELD]
