@@ -82,7 +82,8 @@ class EngineStore(Protocol):
 
     def claim(self, worker_id: int, pickup: Pickup, limit: int) -> list[Claim]:
         """Take up to `limit` ready jobs, the most urgent first, then the longest ready. No job is given to two workers, and a
-        claim waits for no other. The fence of a job rises with each. Raises WorkerGone when the worker is not alive."""
+        claim waits for no other. The fence of a job rises with each. Raises WorkerGone rather than give anything to a worker
+        that is not alive."""
         ...
 
     def held(self, worker_id: int, known: Collection[Lease]) -> list[Claim]:
@@ -93,8 +94,8 @@ class EngineStore(Protocol):
     def exchange(
         self, worker_id: int, pickup: Pickup, finishes: Sequence[Finish], limit: int, *, again: bool = False
     ) -> Exchange:
-        """Finish and claim in one transaction: both or none. Raises WorkerGone when the worker is not alive; then nothing has
-        been finished either."""
+        """Finish and claim in one transaction: both or none. Raises WorkerGone rather than give anything to a worker that is
+        not alive; then nothing has been finished either."""
         ...
 
     def finish(self, finishes: Sequence[Finish], *, again: bool = False) -> Finished:
