@@ -1,0 +1,266 @@
+"""What ought to be true of the jobs: plain dicts and lists, written from the promises and without a look at the SQL.
+
+A job passes stations on its way to ready, and waits at the first that keeps it. Whatever else may keep a job is one more
+station here, and one more chapter of acts in the story. What operators do is in `moves`, what a run leads to in `verdict`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dray.job import Flag, Lease, NewJob, Ready, Reason, State
+from tests.model.verdict import Run, verdict
+
+SECOND = 1_000_000
+DUE = (State.SCHEDULED, State.RETRYING)
+
+
+@dataclass
+class Job:
+    """A job as it ought to be, by the names of the columns. Instants are microseconds."""
+
+    id: int
+    queue: str
+    task: str
+    priority: int
+    args: str
+    job_key: str | None
+    owner: str | None
+    max_attempts: int | None
+    flags: Flag
+    created_at: int
+    run_at: int | None
+    state: State = State.READY
+    reason: Reason | None = None
+    ready_at: int | None = None
+    fence: int = 0
+    attempt: int = 0
+    crashes: int = 0
+    snoozes: int = 0
+    signature: int = 0
+    worker_id: int | None = None
+    claimed_at: int | None = None
+    started_at: int | None = None
+    finished_at: int | None = None
+    result: str | None = None
+    report: str | None = None
+    error: str | None = None
+    note: str | None = None
+
+    @property
+    def lease(self) -> Lease:
+        return Lease(self.id, self.fence)
+
+    @property
+    def turn(self) -> tuple[int, int, int]:
+        """Who is claimed before whom."""
+        assert self.ready_at is not None
+        return self.priority, self.ready_at, self.id
+
+
+@dataclass
+class Worker:
+    """One that may claim as long as it is alive."""
+
+    queues: tuple[str, ...]
+    beat_at: int
+    left_at: int | None = None
+
+    @property
+    def alive(self) -> bool:
+        return self.left_at is None
+
+
+def held(model: Model, job: Job) -> bool:
+    """An operator's hold keeps a job, whoever would make it ready."""
+    return Flag.HELD in job.flags
+
+
+Station = Callable[["Model", Job], bool]
+STATIONS: tuple[tuple[Reason, Station], ...] = ((Reason.HELD, held),)
+
+
+@dataclass
+class Model:
+    """All jobs that were committed and not pruned, what is kept about them, and who works."""
+
+    now: int
+    jobs: dict[int, Job] = field(default_factory=dict)
+    workers: dict[int, Worker] = field(default_factory=dict)
+    labels: dict[int, dict[str, str]] = field(default_factory=dict)
+    attempts: dict[Lease, tuple[int, State, int | None, str | None]] = field(default_factory=dict)
+    lines: list[tuple[int, int, str]] = field(default_factory=list)
+    newest: int = 0  # the last id that was given out
+
+    def where(self, *states: State, worker: int | None = None) -> list[Job]:
+        """The jobs in one of these states, by id."""
+        found = [job for job in self.jobs.values() if job.state in states and worker in (None, job.worker_id)]
+        return sorted(found, key=lambda job: job.id)
+
+    # --- on the way to ready ----------------------------------------------------------------------------------------------
+
+    def add(self, id: int, new: NewJob) -> State:
+        """A job was committed."""
+        run_at = self.now + round(new.delay * SECOND) if new.delay else new.run_at
+        named = {name: getattr(new, name) for name in ("queue", "task", "priority", "args", "owner", "max_attempts")}
+        job = Job(id=id, job_key=new.key, flags=Flag(new.flags), created_at=self.now, run_at=run_at, **named)
+        self.jobs[id] = job
+        if new.labels:
+            self.labels[id] = dict(new.labels)
+        if run_at is not None and run_at > self.now:
+            job.state = State.SCHEDULED
+        else:
+            self.pass_on(job)
+        return job.state
+
+    def pass_on(self, job: Job) -> list[Ready]:
+        """Let a job go on to ready, or to the first station that keeps it."""
+        job.reason = next((reason for reason, keeps in STATIONS if keeps(self, job)), None)
+        job.state = State.READY if job.reason is None else State.BLOCKED
+        job.ready_at = self.now if job.reason is None else None
+        return [Ready(job.id, job.queue, job.priority)] if job.reason is None else []
+
+    def promote(self, limit: int) -> list[Ready]:
+        """Those whose time has come, the longest due first."""
+        due = sorted(self.due(), key=lambda job: (job.run_at, job.id))[:limit]
+        return [ready for job in due for ready in self.pass_on(job)]
+
+    def due(self) -> list[Job]:
+        return [job for job in self.where(*DUE) if job.run_at is not None and job.run_at <= self.now]
+
+    def next_in(self) -> float | None:
+        """Seconds until somebody is due."""
+        times = [job.run_at - self.now for job in self.where(*DUE) if job.run_at is not None]
+        return max(0, min(times)) / SECOND if times else None
+
+    def adopt(self, known: Mapping[str, int]) -> list[Ready]:
+        """Those whose task is known here, but for the signature that they have met already."""
+        parked = [job for job in self.where(State.BLOCKED) if job.reason is Reason.UNKNOWN_TASK]
+        fit = [job for job in parked if known.get(job.task, job.signature) != job.signature]
+        return [ready for job in fit for ready in self.pass_on(job)]
+
+    # --- claims -----------------------------------------------------------------------------------------------------------
+
+    def claimable(self, worker: int) -> list[Job]:
+        """What a worker could be given if it is alive, in order."""
+        queues = self.workers[worker].queues
+        return sorted((job for job in self.where(State.READY) if not queues or job.queue in queues), key=lambda job: job.turn)
+
+    def check_claim(self, ids: Sequence[int], worker: int, limit: int) -> None:
+        """Whether a worker was given the right ones: the most urgent, then queue by queue, of each the longest ready."""
+        open_to_it = self.claimable(worker) if self.workers[worker].alive else []
+        given = [job for job in open_to_it if job.id in ids]
+        assert ids == [job.id for job in given], f"claimed {ids}, of {[job.id for job in open_to_it]} in this order"
+        assert len(ids) == min(limit, len(open_to_it)), f"claimed {len(ids)} of {len(open_to_it)}, limit {limit}"
+        left = [job for job in open_to_it if job.id not in ids]
+        if not given or not left:
+            return
+        last = given[-1].priority
+        assert min(job.priority for job in left) >= last, f"{left} are more urgent than {given[-1]}"
+        # Queues of one priority take turns, so any of them may be first; but one is emptied before the next is begun.
+        begun = {job.queue for job in given if job.priority == last}
+        parted = [queue for queue in begun if any(job.queue == queue and job.priority == last for job in left)]
+        assert len(parted) <= 1, f"{parted} were all begun and none was emptied"
+        for queue in parted:
+            order = [job.id in ids for job in open_to_it if job.queue == queue and job.priority == last]
+            assert order == sorted(order, reverse=True), f"in {queue} somebody was passed over"
+
+    def claim(self, ids: Sequence[int], worker: int) -> None:
+        """These are run by this worker now."""
+        for id in ids:
+            job = self.jobs[id]
+            job.state, job.worker_id, job.claimed_at, job.started_at = State.RUNNING, worker, self.now, None
+            job.fence += 1
+            job.attempt += 1
+
+    def holds(self, lease: Lease) -> Job | None:
+        """The job to which this lease still gives the right to write."""
+        job = self.jobs.get(lease.id)
+        return job if job is not None and job.state is State.RUNNING and job.fence == lease.fence else None
+
+    def mark_started(self, lease: Lease, ago: float) -> bool:
+        """User code was reached; said once."""
+        job = self.holds(lease)
+        if job is None or job.started_at is not None:
+            return False
+        job.started_at = self.now - round(ago * SECOND)
+        return True
+
+    # --- ends of runs -----------------------------------------------------------------------------------------------------
+
+    def finish(self, runs: Sequence[Run], *, again: bool = False) -> tuple[set[Lease], list[Ready]]:
+        """What becomes of runs; whose lease was lost writes nothing."""
+        mine = [run for run in runs if self.holds(run.lease)]
+        before = [run.lease for run in runs if again and run not in mine and self._was_left(run.lease)]
+        ready = [ready for run in mine for ready in self._end(self.jobs[run.lease.id], run)]
+        return {run.lease for run in mine} | set(before), ready
+
+    def _was_left(self, lease: Lease) -> bool:
+        job = self.jobs.get(lease.id)
+        return job is not None and job.fence == lease.fence and job.state is not State.RUNNING
+
+    def _end(self, job: Job, run: Run) -> list[Ready]:
+        end = verdict(job, run.outcome)
+        if Flag.CANCEL in job.flags and not end.state.ended:
+            end = end._replace(state=State.CANCELLED, note="cancelled while running")
+        attempt, worker = job.attempt, job.worker_id
+        job.attempt -= not end.counted
+        job.crashes += end.crashed
+        job.note = end.note
+        ready = self._close(job, run, end) if end.state.ended else self._put_back(job, run, end)
+        if end.error is not None or end.crashed:
+            self.attempts[run.lease] = (attempt, job.state, worker, end.error or end.note)
+        return ready
+
+    def _close(self, job: Job, run: Run, end: Any) -> list[Ready]:
+        job.state, job.reason, job.ready_at = end.state, None, None
+        job.finished_at = self.now - round(run.ended_ago * SECOND)
+        if run.started:
+            job.started_at = job.finished_at - round(run.ran * SECOND)
+        job.result, job.report, job.error = end.result, end.report, end.error
+        return []
+
+    def _put_back(self, job: Job, run: Run, end: Any) -> list[Ready]:
+        job.worker_id = job.claimed_at = job.started_at = job.ready_at = None
+        job.state, job.reason, job.signature = end.state, end.reason, end.signature
+        job.error, job.report = end.error or job.error, end.report or job.report
+        if run.started:
+            job.flags &= ~Flag.SUSPECT
+        if end.suspect:
+            job.flags |= Flag.SUSPECT
+        if end.state in DUE:
+            job.run_at = self.now + round(end.delay * SECOND)
+            job.snoozes += end.state is State.SCHEDULED
+        return self.pass_on(job) if end.state is State.READY else []
+
+    def lost(self) -> list[Job]:
+        """What nobody alive runs."""
+        alive = {id for id, worker in self.workers.items() if worker.alive}
+        return [job for job in self.where(State.RUNNING) if job.worker_id not in alive]
+
+    # --- forgetting -------------------------------------------------------------------------------------------------------
+
+    def prunable(self, state: State, older_than: float) -> list[Job]:
+        """What ended long enough ago, the oldest first."""
+        before = self.now - round(older_than * SECOND)
+        old = [job for job in self.where(state) if job.finished_at is not None and job.finished_at < before]
+        return sorted(old, key=lambda job: (job.finished_at, job.id))
+
+    def prune(self, state: State, older_than: float, limit: int) -> int:
+        """Forget the oldest of them, and all that is kept about them."""
+        gone = {job.id for job in self.prunable(state, older_than)[:limit]}
+        self.jobs = {id: job for id, job in self.jobs.items() if id not in gone}
+        self.labels = {id: labels for id, labels in self.labels.items() if id not in gone}
+        self.attempts = {lease: attempt for lease, attempt in self.attempts.items() if lease.id not in gone}
+        self.lines = [line for line in self.lines if line[0] not in gone]
+        return len(gone)
+
+    def prune_workers(self, older_than: float) -> int:
+        """Forget those who left long ago and hold nothing any more."""
+        before = self.now - round(older_than * SECOND)
+        busy = {job.worker_id for job in self.where(State.RUNNING)}
+        gone = {id for id, one in self.workers.items() if one.left_at is not None and one.left_at < before} - busy
+        self.workers = {id: worker for id, worker in self.workers.items() if id not in gone}
+        return len(gone)
