@@ -1,6 +1,6 @@
 """Break it on purpose: faults of one line, each of which some test has to notice.
 
-    .venv/bin/python tests/break_it.py [words of a fault's name]
+    .venv/bin/python tests/break_it.py [words of a fault's name, file, database or tests]
 
 Every fault is made in a copy of the sources. First the same tests have to be green without any.
 """
@@ -27,6 +27,8 @@ WIRE = "tests/contract/test_wire.py"
 RULES = "tests/unit/test_lifecycle.py"
 RUNNER = "tests/unit/test_runner.py"
 FORGED = "tests/acceptance/test_forged_rows.py"
+DUE = "tests/regressions/test_the_longest_due_come_first.py"
+MODEL = "tests/model/test_model.py"
 
 
 class Fault(NamedTuple):
@@ -195,6 +197,35 @@ FAULTS = [
     Fault(
         "told of what was rolled back", "caller", "lambda: not transaction.is_active", "lambda: True", CALLER, "finds_the_job"
     ),
+    # what the model notices
+    Fault("an end without its fence", "finish", "d.i AND j.fence = d.f AND", "d.i AND", MODEL, "the_model", "postgresql"),
+    Fault("a mark without its fence", "finish", "AND fence = :f AND state = 1 AND", "AND state = 1 AND", MODEL, "the_model"),
+    Fault("an attempt is kept at the end", "finish", '"j.attempt - d.b"', '"j.attempt"', MODEL, "the_model"),
+    Fault("an attempt is kept by who waits", "finish", "attempt = attempt - :b,", "attempt = attempt,", MODEL, "the_model"),
+    Fault("a lost run leaves an attempt", "finish", " and one.claim.lease in accepted", "", MODEL, "the_model"),
+    Fault("held ones are promoted", "promote", "int(Flag.HELD)) != 0", "int(Flag.HELD)) == 99", MODEL, "the_model"),
+    Fault("told of held ones", "promote", " if not row.flags & Flag.HELD]", "]", MODEL, "the_model"),
+    Fault("singly, the shortest due first", "promote", "row.run_at, row.id)", "-row.run_at)", DUE, "a_retry", "mysql"),
+    Fault(
+        "an end is asked to end",
+        "control",
+        "WAITING), _ids(found, (RUNNING,))\n        _c",
+        "WAITING), _ids(found, (1, 10, 11))\n        _c",
+        MODEL,
+        "the_model",
+    ),
+    Fault("a success is tried again", "control", "[SUCCEEDED] if force else []", "[SUCCEEDED]", MODEL, "the_model"),
+    Fault("a retry begins the fences anew", "control", '"attempt": 0,', '"attempt": 0, "fence": 0,', MODEL, "the_model"),
+    Fault("a retry still is cancelled", "control", "Flag.CANCEL | Flag.SUSPECT", "Flag.SUSPECT", MODEL, "the_model"),
+    Fault("a retry lets go", "control", "if job.held is held]", "if not held]", MODEL, "the_model"),
+    Fault("a release frees the parked", "control", "BLOCKED and job.reason == HELD]", "BLOCKED]", MODEL, "the_model"),
+    Fault("young ones are pruned", "prune", ", history.c.finished_at < before", "", MODEL, "the_model"),
+    Fault("the youngest are pruned first", "prune", "order_by(history.c.finished_at,", "order_by(", MODEL, "the_model"),
+    Fault("labels outlive their job", "prune", 'delete("{labels}", "job_id"),', "", MODEL, "the_model"),
+    Fault("oldest id first", "claim", '" ORDER BY ready_at, id LIMIT :n"', '" ORDER BY id LIMIT :n"', MODEL, "the_model"),
+    Fault("who left is not rescued from", "rescue", "w.state = {ALIVE})", "w.state <> 1)", MODEL, "the_model"),
+    Fault("the living are rescued too", "rescue", "w.state = {ALIVE})", "w.state = 9)", MODEL, "the_model"),
+    Fault("one death more", "../lifecycle", "MAX_CRASHES = 3", "MAX_CRASHES = 4", MODEL, "the_model"),
     # rules
     Fault("one attempt more", "../lifecycle", "job.attempt >= limit", "job.attempt > limit", RULES, "after_a_run"),
     Fault("one death more", "../lifecycle", "MAX_CRASHES = 3", "MAX_CRASHES = 4", CONTRACT, "death_counts"),
@@ -211,7 +242,9 @@ FAULTS = [
 
 
 def main(words: Sequence[str]) -> int:
-    chosen = [fault for fault in FAULTS if all(word in f"{fault.name} {fault.file} {fault.database}" for word in words)]
+    chosen = [
+        fault for fault in FAULTS if all(word in f"{fault.name} {fault.file} {fault.database} {fault.tests}" for word in words)
+    ]
     with tempfile.TemporaryDirectory(prefix="dray-broken-") as folder:
         copy = Path(folder)
         for name in ("src", "tests"):
@@ -265,6 +298,7 @@ def run(copy: Path, files: Sequence[str], words: str, database: str) -> subproce
         "PYTHONPATH": str(copy / "src"),
         "PYTHONDONTWRITEBYTECODE": "1",  # a fault is as old as its file to the second, and would be mended too late
         "DRAY_TEST_DATABASES": database,
+        "DRAY_TEST_MINUTES": "4",  # the model needs some luck to meet a fault, so it may take its time
     }
     command = [
         sys.executable,
