@@ -15,7 +15,7 @@ from tests.model.story import QUEUES, TASKS, Story
 KEYS = ("invoice-7", "Invoice-7")
 PRIORITIES = (100, 100, 100, 0)
 # More often something ordinary, so that the odd ones meet many others.
-WHEN = st.sampled_from([None, None, None, 0.0, 1.0, 60.0])
+WHEN = st.sampled_from([None, None, None, 0.0, 1.0, 60.0, -5.0])
 
 
 @dataclass(frozen=True, repr=False)
@@ -38,7 +38,8 @@ class Wish:
         return f"Wish({', '.join(f'{name}={getattr(self, name)!r}' for name in said)})"
 
     def job(self, now: int) -> NewJob:
-        dated = self.dated and self.delay is not None
+        # Only an instant can have passed already.
+        dated = self.delay is not None and (self.dated or self.delay < 0)
         return NewJob(
             queue=self.queue,
             task=self.task,

@@ -1,11 +1,11 @@
-"""Chapter: what takes several acts to come about: deaths one after the other, a deploy, a hold that meets its time."""
+"""Chapter: what takes several acts to come about: deaths one after the other, a deploy, a hold that meets its time, turns."""
 
 from __future__ import annotations
 
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from dray.job import Parked, State
+from dray.job import HandedBack, Parked, State
 from tests.model.desk import FEW, Operating
 from tests.model.model import DUE
 from tests.model.story import PLACE
@@ -44,3 +44,17 @@ class Mishaps(Working, Operating, Upkeep):
     def the_time_of_a_held_one_comes(self, place: int, limit: int) -> None:
         self.move("hold", self.pick([place], [job.id for job in self.model.where(*DUE)]), note=None)
         self.promote(limit, in_time=True)
+
+    @precondition(lambda self: self.model.where(State.READY))
+    @rule(place=PLACE)
+    def queues_of_one_priority_take_turns(self, place: int) -> None:
+        """Whoever claims one at a time comes to each of them, while none is emptied."""
+        for worker in self.pick([place], self.alive()):
+            ready, turns = self.model.claimable(worker), set()
+            queues = {job.queue for job in ready if job.priority == ready[0].priority}
+            for _ in queues:
+                self.take(worker, 1)
+                (job,) = [job for job in self.model.where(State.RUNNING, worker=worker) if job.claimed_at == self.model.now]
+                turns.add(job.queue)
+                self.tell([Run(job.lease, HandedBack(), started=False)], again=False)
+            assert turns == queues, f"of {queues} only {turns} were turned to"
