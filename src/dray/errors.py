@@ -16,7 +16,7 @@
     ├── Permanent             raised by a task: this will never work, do not try again
     └── StoreError
         ├── SchemaError       the tables are missing, too old or too new
-        ├── StoreUnavailable  the database cannot be reached
+        ├── StoreUnavailable  the database cannot be reached, or stays locked
         ├── OutcomeUnknown    the connection broke after the enqueue was sent
         └── WorkerGone        this worker was declared dead; its leases are no longer its own
 
@@ -123,7 +123,7 @@ class SchemaError(StoreError):
 
 
 class StoreUnavailable(StoreError):
-    """The database cannot be reached."""
+    """The database cannot be reached, or stays locked: the same may succeed later."""
 
 
 class OutcomeUnknown(StoreError):
