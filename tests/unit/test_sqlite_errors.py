@@ -19,7 +19,7 @@ def raised(name: str) -> DBAPIError:
 
 
 @pytest.mark.parametrize(
-    ("name", "busy", "away", "in_doubt"),
+    ("name", "busy", "away", "unsure"),
     [
         ("SQLITE_BUSY", True, False, False),
         ("SQLITE_BUSY_SNAPSHOT", True, False, False),
@@ -34,9 +34,9 @@ def raised(name: str) -> DBAPIError:
         ("SQLITE_TOOBIG", False, False, False),
     ],
 )
-def test_an_error_is_known_by_what_it_is(name: str, busy: bool, away: bool, in_doubt: bool) -> None:
+def test_an_error_is_known_by_what_it_is(name: str, busy: bool, away: bool, unsure: bool) -> None:
     error = raised(name)
-    assert (SQLITE.is_busy(error), SQLITE.is_away(error), SQLITE.is_in_doubt(error)) == (busy, away, in_doubt)
+    assert (SQLITE.is_busy(error), SQLITE.is_away(error), SQLITE.is_unsure(error)) == (busy, away, unsure)
 
 
 @pytest.mark.parametrize("name", ["SQLITE_IOERR_WRITE", "SQLITE_BUSY"])

@@ -136,7 +136,7 @@ class Dialect:
 
     def is_unsure(self, error: DBAPIError) -> bool:
         """Whether what was asked may have happened all the same."""
-        return error.connection_invalidated or self.code(error) in self.unsure
+        return error.connection_invalidated or self._kind(error) in self.unsure
 
     def remedy(self, error: DBAPIError) -> str:
         """What its owner can do about a database that is away; empty where the error says it all."""
@@ -187,7 +187,7 @@ SQLITE = Dialect(
     away=frozenset({"SQLITE_CANTOPEN", "SQLITE_IOERR"}),
     full=frozenset({"SQLITE_FULL"}),
     read_only=frozenset({"SQLITE_READONLY"}),
-    unsure=frozenset({"SQLITE_IOERR_FSYNC"}),  # the commit is in the log, and is believed if it is read after a crash
+    unsure=frozenset({"SQLITE_IOERR"}),  # the commit can be in the log, and is believed if it is read after a crash
     host_clock=host_clock,
     setup=(
         "PRAGMA busy_timeout = 10000",  # only while a connection is set up; see below

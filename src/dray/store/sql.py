@@ -85,17 +85,24 @@ class SqlStore:
             return []
         self.ensure()
         run = self.database.once if statements(jobs) == 1 else self.database.transact
+        sent = False
+
+        def work(own: Connection) -> list[Added]:
+            nonlocal sent
+            sent = True
+            return add(own, self.tables, jobs)
+
         try:
-            added = run(lambda own: add(own, self.tables, jobs))
+            added = run(work)
         except StoreUnavailable as error:
-            if self._is_unsure(error):
+            if sent and self._is_unsure(error):
                 raise OutcomeUnknown([job.key for job in jobs if job.key is not None]) from error
             raise
         self.bell.ring(ready_of(added, jobs))
         return added
 
     def _is_unsure(self, error: StoreUnavailable) -> bool:
-        """Whether the jobs may have been added; not if the connection could not even be made."""
+        """Whether what was sent may have happened."""
         cause = error.__cause__
         return isinstance(cause, DBAPIError) and self.tables.dialect.is_unsure(cause)
 
