@@ -26,6 +26,7 @@ LEVELS = {
     "job.parked": logging.WARNING,
     "job.lease_lost": logging.ERROR,
     "result.dropped": logging.WARNING,
+    "result.refused": logging.ERROR,
     "rescue.dead_worker": logging.ERROR,
     "rescue.jobs": logging.WARNING,
     "upkeep.failed": logging.ERROR,

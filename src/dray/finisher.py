@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
@@ -14,6 +15,8 @@ from dray.runner import Runner
 from dray.slots import Item
 from dray.store.base import EngineStore, Pickup
 
+REFUSED_AGAIN = 10.0  # seconds until an end is tried again that was refused even in its plainest form
+
 
 class Finisher:
     """Writes ends of runs, many in one transaction.
@@ -21,15 +24,23 @@ class Finisher:
     on_settled   called for each job that is no longer ours, however it went
     """
 
-    def __init__(self, store: EngineStore, runner: Runner, on_settled: Callable[[Lease], None]) -> None:
-        self._store, self._runner, self._on_settled = store, runner, on_settled
+    def __init__(
+        self,
+        store: EngineStore,
+        runner: Runner,
+        on_settled: Callable[[Lease], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store, self._runner, self._on_settled, self._clock = store, runner, on_settled, clock
+        self._refused: list[Finish] = []  # what nothing could be written of
+        self._again_at = float("inf")
         self._unknown: list[Finish] = []  # a write of these was sent, and no answer came
         self._poisoned = False  # the last write was refused for what is in it
 
     @property
     def owes(self) -> bool:
         """Whether an earlier write has to be repeated."""
-        return bool(self._unknown)
+        return bool(self._unknown) or self._clock() >= self._again_at
 
     def judge(self, done: deque[Item], now: float) -> list[Finish]:
         """Decide what becomes of everything that has ended; takes it out of `done`."""
@@ -61,6 +72,9 @@ class Finisher:
         Whatever the database raises goes on to the caller; the ends are kept, and written with the next call.
         """
         again = bool(self._unknown)
+        if self._clock() >= self._again_at:
+            self._unknown += self._refused
+            self._refused, self._again_at, self._poisoned = [], float("inf"), True
         batch = [*self._unknown, *finishes]
         self._unknown = batch
         if self._poisoned:
@@ -71,6 +85,7 @@ class Finisher:
         except WorkerGone:
             # The claim was refused, and the whole transaction with it; the ends are still good under their fences.
             self._settle(batch, self._store.finish(batch, again=again).accepted)
+            self._unknown = []
             raise
         except StoreUnavailable:
             raise
@@ -78,10 +93,10 @@ class Finisher:
             self._poisoned = True
             raise
         self._settle(batch, result.accepted)
+        self._unknown = []
         return result.claims
 
     def _settle(self, batch: Sequence[Finish], accepted: Collection[Lease]) -> None:
-        self._unknown = []
         for one in batch:
             lease = one.claim.lease
             if lease not in accepted:
@@ -90,28 +105,24 @@ class Finisher:
             self._on_settled(lease)
 
     def _one_by_one(self) -> None:
-        """A batch was refused: write its members singly, so that the one at fault blocks nobody else."""
-        waiting, refused = deque(self._unknown), list[Finish]()
-        trouble: StoreError | None = None
-        try:
-            while waiting:
-                try:
-                    accepted = self._write_alone(waiting[0])
-                except StoreUnavailable:
-                    raise
-                except StoreError as error:
-                    trouble = error
-                    refused.append(waiting.popleft())
-                else:
-                    self._settle([waiting.popleft()], accepted)
-        finally:
-            # Nothing is forgotten, whatever was raised: a job whose end is kept nowhere would stay ours for ever.
-            self._unknown = [*refused, *waiting]
-            self._poisoned = bool(self._unknown)
-        if trouble is not None:
-            raise trouble
+        """A batch was refused: write its members singly, so that the one at fault blocks nobody else.
 
-    def _write_alone(self, one: Finish) -> Collection[Lease]:
+        Whatever is raised meanwhile, what has not been written is still owed.
+        """
+        while self._unknown:
+            one = self._unknown[0]
+            try:
+                self._settle([one], self._write_alone(one))
+            except StoreUnavailable:
+                raise
+            except StoreError as error:
+                events.emit("result.refused", job_id=one.claim.id, task=one.claim.task, why=error)
+                self._refused.append(one)
+                self._again_at = self._clock() + REFUSED_AGAIN
+            del self._unknown[0]
+        self._poisoned = False
+
+    def _write_alone(self, one: Finish) -> set[Lease]:
         try:
             return self._store.finish([one], again=True).accepted
         except StoreUnavailable:
