@@ -26,6 +26,7 @@ from dray.job import (
     Parked,
     Ready,
     Reason,
+    Snoozed,
     State,
 )
 from dray.lifecycle import decide
@@ -382,7 +383,9 @@ def test_a_commit_without_an_answer_is_found_to_have_happened(bench: Bench) -> N
     bench.end([lost], HandedBack())
     bench.claim()
     assert bench.end([done, waits, lost]).accepted == set()
-    assert bench.end([done, waits, lost], again=True).accepted == {done.lease, waits.lease}
+    assert bench.end([done], again=True).accepted == {done.lease}
+    assert bench.end([waits], Snoozed(delay=5), again=True).accepted == {waits.lease}
+    assert bench.end([lost], HandedBack(), again=True).accepted == set()
 
 
 # --- control ----------------------------------------------------------------------------------------------------

@@ -100,7 +100,8 @@ class EngineStore(Protocol):
 
     def finish(self, finishes: Sequence[Finish], *, again: bool = False) -> Finished:
         """End runs in one transaction. An end whose lease was lost writes nothing. `again`: an earlier try broke off with an
-        unknown result, so what is found done under the same fence counts as accepted, and is not done twice."""
+        unknown result, so what is found done as wanted under the same fence counts as accepted, and is not done twice; what
+        was rescued meanwhile does not."""
         ...
 
     def mark_started(self, lease: Lease, ago: float = 0.0) -> bool:

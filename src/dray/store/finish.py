@@ -50,7 +50,7 @@ _ENDED = {
 def finish(connection: Connection, tables: Tables, finishes: Sequence[Finish], *, again: bool = False) -> Finished:
     """Write what became of these runs, in one transaction.
 
-    `again`: an earlier try ended without an answer, so that its commit may have happened: what is found changed already under
+    `again`: an earlier try ended without an answer, so that its commit may have happened: what is found done already under
     the same fence then counts as accepted.
     """
     ordered = sorted(finishes, key=lambda one: one.claim.id)  # ascending: nobody who locks many rows waits in a circle
@@ -70,7 +70,7 @@ def finish(connection: Connection, tables: Tables, finishes: Sequence[Finish], *
         accepted |= _end(connection, tables, ending)
     _keep_attempts(connection, tables, (*staying, *ending), accepted)
     if again and len(accepted) < len(finishes):
-        accepted |= _done_before(connection, tables, [one.claim.lease for one in ordered if one.claim.lease not in accepted])
+        accepted |= _done_before(connection, tables, [one for one in ordered if one.claim.lease not in accepted])
     return Finished(accepted, ready)
 
 
@@ -298,14 +298,32 @@ _KEEP_ATTEMPTS = (
 )
 
 
-def _done_before(connection: Connection, tables: Tables, leases: Sequence[Lease]) -> set[Lease]:
-    document = msgspec.json.encode([{"i": lease.id, "f": lease.fence} for lease in leases]).decode()
+def _done_before(connection: Connection, tables: Tables, finishes: Sequence[Finish]) -> set[Lease]:
+    """Those that an earlier try has written. A job may also have been rescued meanwhile, which leaves the fence as it is."""
+    document = msgspec.json.encode([{"i": one.claim.id, "f": one.claim.fence} for one in finishes]).decode()
     statement = (
-        "SELECT h.id, h.fence FROM {rows} JOIN {history} h ON h.id = d.i AND h.fence = d.f"
-        " UNION ALL SELECT j.id, j.fence FROM {rows} JOIN {jobs} j ON j.id = d.i AND j.fence = d.f WHERE j.state <> 1"
+        "SELECT h.id, h.fence, h.state, h.snoozes FROM {rows} JOIN {history} h ON h.id = d.i AND h.fence = d.f UNION ALL"
+        " SELECT j.id, j.fence, j.state, j.snoozes FROM {rows} JOIN {jobs} j ON j.id = d.i AND j.fence = d.f WHERE j.state <> 1"
     )
-    rows = connection.execute(_with_rows(tables, statement, {"i": "int", "f": "int"}), {"doc": document})
-    return {Lease(row[0], row[1]) for row in rows}
+    rows = connection.execute(_with_rows(tables, statement, {"i": "int", "f": "int"}), {"doc": document}).all()
+    found = {Lease(row[0], row[1]): (row[2], row[3]) for row in rows}
+    statement = "SELECT a.job_id, a.fence, a.error FROM {rows} JOIN {attempts} a ON a.job_id = d.i AND a.fence = d.f"
+    kept = connection.execute(_with_rows(tables, statement, {"i": "int", "f": "int"}), {"doc": document}).all()
+    errors = {Lease(row[0], row[1]): row[2] for row in kept}
+    return {
+        lease for one in finishes if (lease := one.claim.lease) in found and _was_written(one, *found[lease], errors.get(lease))
+    }
+
+
+def _was_written(one: Finish, state: int, snoozes: int, error: str | None) -> bool:
+    """Whether it was this end that changed the job, by the trace which only it leaves."""
+    change = one.change
+    if change.error is not None:
+        return error == _storable(change.error)
+    if change.snoozed:
+        return snoozes > one.claim.snoozes
+    # What was given back unstarted is where a rescue would have put it, too.
+    return state == STATE[change.state] if change.state.ended else True
 
 
 _MARK = "UPDATE {jobs} SET started_at = {now} - :ago WHERE id = :i AND fence = :f AND state = 1 AND started_at IS NULL"
