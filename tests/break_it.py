@@ -26,6 +26,9 @@ CALLER = "tests/contract/test_transactions.py"
 WIRE = "tests/contract/test_wire.py"
 RULES = "tests/unit/test_lifecycle.py"
 RUNNER = "tests/unit/test_runner.py"
+FINISHER = "tests/unit/test_finisher.py"
+ERRORS = "tests/unit/test_sqlite_errors.py"
+UNKNOWN = "tests/contract/test_unknown_commits.py"
 FORGED = "tests/acceptance/test_forged_rows.py"
 DUE = "tests/regressions/test_the_longest_due_come_first.py"
 MODEL = "tests/model/test_model.py"
@@ -93,6 +96,26 @@ FAULTS = [
     Fault("nobody is heeded", "finish", "heed(one.change, flags[one.claim.lease])", "one.change", CONTRACT, "cancel_is_seen"),
     Fault("an unknown commit is a loss", "finish", "if again and len", "if False and len", CONTRACT, "done_under_the_same"),
     Fault(
+        "what was rescued counts as written",
+        "finish",
+        "return state == STATE[change.state] if change.state.ended else True",
+        "return True",
+        UNKNOWN,
+        "rescued_meanwhile",
+    ),
+    Fault(
+        "anybody's failure is ours", "finish", "return error == _storable(change.error)", "return True", UNKNOWN, "meanwhile"
+    ),
+    Fault("a refused end is forgotten", "../finisher", "self._refused.append(one)", "pass", FINISHER, "in_every_form"),
+    Fault(
+        "a broken connection makes it forget",
+        "../finisher",
+        "one = self._unknown[0]",
+        "one = self._unknown.pop(0)",
+        FINISHER,
+        "between_single_writes",
+    ),
+    Fault(
         "results come when they come",
         "finish",
         '"finished_at": "t.now - d.ea"',
@@ -153,6 +176,7 @@ FAULTS = [
     Fault("a row without a time comes first", "promote", ", jobs.c.run_at.is_not(None))", ")", FORGED, "no_calendar"),
     Fault("dead though its beat moved", "workers", ", workers.c.beat_at == beat.beat_at)", ")", CONTRACT, "who_is_alive"),
     # the connection
+    Fault("names of SQLite's errors in full", "dialects", 'name.split("_")[:2]', 'name.split("_")', ERRORS, "known_by"),
     Fault("deadlocks are errors", "dialects", '"40P01", ', "", CONTRACT, "meets_a_deadlock", "postgresql"),
     Fault(
         "the usual isolation",
