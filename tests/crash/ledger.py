@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-RUNNING, SUCCEEDED, FAILED = 1, 10, 11
+READY, RUNNING, SCHEDULED, RETRYING, BLOCKED = 0, 1, 2, 3, 4
+SUCCEEDED, FAILED, CANCELLED = 10, 11, 12
 ALIVE = 0
 
 
@@ -57,6 +59,31 @@ class Ledger:
         """Do what another worker does to one that has been silent for too long."""
         with self._engine.begin() as connection:
             connection.execute(sa.text("UPDATE dray_workers SET state = 1 WHERE state = 0 AND pid = :pid"), {"pid": pid})
+
+    def declare_all_dead(self) -> None:
+        """Do so to everybody who counts as alive."""
+        self._do("UPDATE dray_workers SET state = 1 WHERE state = 0")
+
+    def make_due(self, ids: Sequence[int]) -> None:
+        """Let the time of jobs that wait for it come."""
+        self._do(f"UPDATE dray_jobs SET run_at = 1 WHERE id IN ({', '.join(map(str, ids))})")
+
+    def count(self, table: str) -> int:
+        return int(self._ask(f"SELECT count(*) FROM {table}")[0][0])
+
+    def attempts(self) -> set[tuple[int, int]]:
+        """The ids and fences of the runs of which something is kept because they went wrong."""
+        return {(id, fence) for id, fence in self._ask("SELECT job_id, fence FROM dray_attempts")}
+
+    def clear(self, *others: str) -> None:
+        """Delete everything, also in tables that are not of Dray."""
+        names = ("jobs", "history", "attempts", "labels", "output", "unique_keys", "workers")
+        self._do(*[f"DELETE FROM {table}" for table in (*[f"dray_{name}" for name in names], *others)])
+
+    def _do(self, *statements: str) -> None:
+        with self._engine.begin() as connection:
+            for statement in statements:
+                connection.execute(sa.text(statement))
 
     def _rows(self, table: str, *, live: bool) -> list[Row]:
         rows = []

@@ -30,6 +30,9 @@ class Receipt:
     def write(self, *words: object) -> None:
         os.write(self._file, (" ".join(map(str, words)) + "\n").encode())
 
+    def close(self) -> None:
+        os.close(self._file)
+
     def event(self, holder: str, name: str, facts: Mapping[str, Any]) -> None:
         self.write("event", holder, steady(), name, json.dumps(dict(facts), default=str))
 

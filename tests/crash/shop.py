@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dray import Dray, Retry, Snooze, current_job
-from tests.crash.receipt import Receipt, steady
+from tests.crash.receipt import Account, Receipt, read, steady
 
 VARIABLE = "CRASH_PLAN"  # also the mark by which every process of a trial is known, heartbeat processes included
 FULL = "full"  # the gate behind which producers wait: a long queue would hide how soon a rescued job is started
@@ -70,6 +70,18 @@ class Shop:
         self.app = Dray(plan.url, create_tables=True, ttl=plan.ttl)
         self.tasks: dict[str, Any] = {}
         self._open()
+
+    def move(self, plan: Plan) -> None:
+        """Go on with the same tables under another plan, with a receipt of its own."""
+        self.receipt.close()
+        self.plan, self.receipt = plan, Receipt(plan.receipt)
+
+    def account(self) -> Account:
+        return read(self.plan.receipt)
+
+    def close(self) -> None:
+        self.app.close()
+        self.receipt.close()
 
     @contextmanager
     def _run(self, n: int) -> Iterator[str]:

@@ -28,6 +28,7 @@ class Wire:
         self._cuts = 0
         self._arrives = True
         self.cut = 0  # commits whose answer was swallowed so far
+        self._orders: dict[int, bool] = {}  # by the client's port: hang up at its next request; does that still arrive?
         self._lines: list[_Line] = []
         self._port = free_port()
         self._door: socket.socket | None = None
@@ -71,6 +72,11 @@ class Wire:
         with self._lock:
             self._cuts, self._arrives = count, arrives
 
+    def hang_up_at_next(self, port: int, *, arrives: bool) -> None:
+        """Hang up on the client with this port at its next request: before that arrives, or instead of the answer to it."""
+        with self._lock:
+            self._orders[port] = arrives
+
     def close(self) -> None:
         self.refuse()
         for gate in self._gates:
@@ -107,6 +113,11 @@ class Wire:
         """Whether a commit that is cut off reaches the server."""
         return self._arrives
 
+    def take_order(self, port: int) -> bool | None:
+        """What was ordered for this request; None: nothing."""
+        with self._lock:
+            return self._orders.pop(port, None)
+
     def count_cut(self) -> None:
         with self._lock:
             self.cut += 1
@@ -123,6 +134,7 @@ class _Line:
 
     def __init__(self, wire: Wire, client: socket.socket, server: socket.socket, gate: threading.Event) -> None:
         self._wire, self._client, self._server, self._gate = wire, client, server, gate
+        self._port: int = client.getpeername()[1]
         self._cut = False
         self._names: set[bytes] = set()  # of prepared commits
 
@@ -130,8 +142,11 @@ class _Line:
         with suppress(OSError):
             while said := self._client.recv(CHUNK):
                 self._gate.wait()
-                self._cut = self._cut or (self._is_commit(said) and self._wire.take_cut())
-                if self._cut and not self._wire.arrives:
+                arrives = self._wire.take_order(self._port)
+                if arrives is False:
+                    break
+                self._cut = self._cut or arrives is True or (self._is_commit(said) and self._wire.take_cut())
+                if self._cut and arrives is None and not self._wire.arrives:
                     self._wire.count_cut()
                     break
                 self._server.sendall(said)

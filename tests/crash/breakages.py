@@ -1,0 +1,65 @@
+"""What can be wrong with an operation: made on purpose, in the process under test, to prove that the audit finds it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from dray import finisher
+from dray.errors import OutcomeUnknown
+from dray.job import Lease
+from dray.store import finish, sql
+from tests.crash.shop import Shop
+
+
+def no_fence(shop: Shop) -> None:
+    """Whoever holds a job, its result is taken."""
+    statement, copy = finish._end_statement, finish._copy_statement
+
+    def any_holder(connection: Any, tables: Any, leases: Sequence[Lease]) -> dict[Lease, int]:
+        wanted = {lease.id: lease for lease in leases}
+        query = f"SELECT id, fence, flags FROM {{jobs}} WHERE state = 1 AND id IN ({', '.join(map(str, wanted))})"
+        return {wanted[row[0]]: row[2] for row in connection.execute(tables.text(query))}
+
+    finish._lock = any_holder  # type: ignore[assignment]
+    finish._end_statement = lambda tables: statement(tables).replace(" AND j.fence = d.f", "").replace("id, fence", "id, 1")
+    finish._copy_statement = lambda tables: copy(tables).replace(" AND j.fence = d.f", "")
+
+
+def no_transaction(shop: Shop) -> None:
+    """Each statement of a transaction is committed by itself."""
+    shop.app.store.database.transact = shop.app.store.database.once  # type: ignore[method-assign]
+
+
+def no_word_of_a_loss(shop: Shop) -> None:
+    """A result that was refused is forgotten in silence."""
+    finisher.events.emit = lambda event, **facts: None  # type: ignore[assignment]
+
+
+def no_doubt(shop: Shop) -> None:
+    """A write whose answer was lost is taken for one that was refused."""
+    real = sql.finish
+    sql.finish = lambda connection, tables, finishes, again=False: real(connection, tables, finishes)  # type: ignore
+
+
+def added_again(shop: Shop) -> None:
+    """An enqueue of unknown result is simply repeated."""
+    add = shop.app.store.add
+
+    def twice(jobs: Any) -> Any:
+        try:
+            return add(jobs)
+        except OutcomeUnknown:
+            return add(jobs)
+
+    shop.app.store.add = twice  # type: ignore[method-assign]
+
+
+def nobody_looks_again(shop: Shop) -> None:
+    """What was claimed without an answer is not looked for."""
+    shop.app.store.held = lambda worker_id, known: []  # type: ignore[method-assign]
+
+
+BREAKAGES: dict[str, Callable[[Shop], None]] = {
+    one.__name__: one for one in (no_fence, no_transaction, no_word_of_a_loss, no_doubt, added_again, nobody_looks_again)
+}
