@@ -10,10 +10,14 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg
+
+from benchmarks.redis_server import Redis
 from tests.servers import MariaDB, NotInstalled, Postgres, Server
 
-NAMES = ("sqlite", "postgresql", "mariadb")
-_SERVERS: dict[str, type[Server]] = {"postgresql": Postgres, "mariadb": MariaDB}
+SQL = ("sqlite", "postgresql", "mariadb")  # where Dray lives
+NAMES = (*SQL, "redis")
+_SERVERS: dict[str, type[Server]] = {"postgresql": Postgres, "mariadb": MariaDB, "redis": Redis}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,12 @@ class Bed:
     version: str
     # Empty each time: what one row leaves behind, in tables, caches and statistics, is no burden to the next.
     fresh: Callable[[], AbstractContextManager[str]]
+
+    def analyze(self, url: str) -> None:
+        """What a server that has been up for a minute would have done by itself: count what is in the tables."""
+        if self.name == "postgresql":
+            with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+                connection.execute("ANALYZE")
 
 
 @contextmanager
@@ -59,5 +69,11 @@ def _on(name: str, server: Server) -> Bed:
         yield server.create_database(database)
         server.drop_database(database)
 
+    return Bed(name, _version(name, server), fresh)
+
+
+def _version(name: str, server: Server) -> str:
+    if isinstance(server, Redis):
+        return server.version()
     ((version,),) = server.execute("SHOW server_version" if name == "postgresql" else "SELECT version()")
-    return Bed(name, str(version).split()[0], fresh)
+    return str(version).split()[0]

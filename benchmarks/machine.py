@@ -10,6 +10,7 @@ import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 TICK = os.sysconf("SC_CLK_TCK")
 DISTRIBUTIONS = ("dray", "SQLAlchemy", "msgspec", "psycopg", "PyMySQL")
@@ -26,23 +27,36 @@ def tree(pid: int) -> list[int]:
     return found
 
 
-def cpu(pid: int) -> float:
-    """Seconds of CPU that a process tree has used, with what its members collected from those that have ended."""
-    ticks = 0
+def cpus(pid: int) -> dict[int, float]:
+    """Seconds of CPU of each member of a process tree, with what it collected from children that have ended."""
+    found = {}
     for one in tree(pid):
         with suppress(OSError):
             fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
-            ticks += sum(map(int, fields[11:15]))
-    return ticks / TICK
+            found[one] = sum(map(int, fields[11:15])) / TICK
+    return found
 
 
-def memory(pid: int) -> float:
-    """Megabytes in memory of a process tree; what its members share counts for each of them."""
-    pages = 0
+def cpu(pid: int) -> float:
+    return sum(cpus(pid).values())
+
+
+class Memory(NamedTuple):
+    """MiB in memory of a process tree. RSS counts what its members share for each of them, PSS once in all."""
+
+    rss: float
+    pss: float
+
+
+def memory(pid: int) -> Memory:
+    found = {"Rss:": 0, "Pss:": 0}
     for one in tree(pid):
         with suppress(OSError):
-            pages += int(Path(f"/proc/{one}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1_000_000
+            for line in Path(f"/proc/{one}/smaps_rollup").read_text().splitlines():
+                name, *rest = line.split()
+                if name in found:
+                    found[name] += int(rest[0])  # kB, which are KiB
+    return Memory(found["Rss:"] / 1024, found["Pss:"] / 1024)
 
 
 def _busy() -> float:

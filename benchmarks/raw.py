@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from benchmarks.tasks import on
+from benchmarks.workload import NOTE, chunks
 from dray.app import Dray
 from dray.job import name_hash
 from dray.store import claim, finish
@@ -150,7 +151,7 @@ def _document(rows: list[dict[str, int]]) -> str:
 def _row(number: int) -> dict[str, Any]:
     now = host_clock()
     zero = dict.fromkeys(("state", "fence", "attempt", "crashes", "snoozes", "flags", "signature"), 0)
-    words = {"queue": "default", "task": "nothing", "args": f'[[{number},"a small note"],{{}}]'}
+    words = {"queue": "default", "task": "nothing", "args": f'[[{number},"{NOTE}"],{{}}]'}
     hashes = {"queue_hash": name_hash("default"), "task_hash": name_hash("nothing")}
     return {**zero, **words, **hashes, "priority": 100, "max_attempts": 20, "ready_at": now, "created_at": now}
 
@@ -163,12 +164,12 @@ def inserted_one_by_one(url: str, jobs: int) -> float:
         return time.perf_counter() - began
 
 
-def inserted_in_chunks(url: str, jobs: int, chunk: int) -> float:
+def inserted_in_chunks(url: str, jobs: int) -> float:
     with opened(url) as raw:
         began = time.perf_counter()
-        for start in range(0, jobs, chunk):
+        for numbers in chunks(jobs):
             with raw.transaction():
-                raw.run_many(INSERT, [_row(number) for number in range(start, min(start + chunk, jobs))])
+                raw.run_many(INSERT, [_row(number) for number in numbers])
         return time.perf_counter() - began
 
 

@@ -1,13 +1,19 @@
-"""The rows by name: what is measured for each, and beside which raw figure it stands."""
+"""The rows by name: what is measured for each, and beside which others it stands."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from benchmarks import dray_rows, raw
+from benchmarks.beds import SQL
+from benchmarks.peer_rows import Guest
+from benchmarks.peers.catalogue import FOLDER, PEERS, Peer
 
 Figures = dict[str, float]
+DRAY = "dray"
+KINDS = "drain", "enqueue-one", "enqueue-many", "enqueue-in-transaction", "latency"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,59 +36,89 @@ class Row:
     """One line of the table: `run` measures it once on an empty database."""
 
     name: str
-    run: Callable[[str, Size], Figures]
-    raw: str | None = None  # the row it is compared with
-    filled: bool = False  # the jobs are there before
+    kind: str  # rows of a kind are measured one after the other
+    run: Callable[[str, int, Size], Figures]
+    jobs: Callable[[Size], int]
+    group: str = DRAY  # whose it is
+    fill: Callable[[str, int], None] | None = None  # puts the jobs there before
+    raw: str | None = None  # the row of the bare driver that it is compared with
+    beside: tuple[str, ...] = ()  # the rows of Dray that a peer's is compared with
+    databases: tuple[str, ...] = SQL
 
 
-def _rate(jobs: int, seconds: float) -> Figures:
-    return {"jobs/s": jobs / seconds}
+def _all(size: Size) -> int:
+    return size.jobs
 
 
-ROWS = {
-    row.name: row
-    for row in (
-        Row(name="raw", run=lambda url, size: _rate(size.jobs, raw.drained(url, size.jobs)), filled=True),
-        Row(
-            name="drain",
-            run=lambda url, size: _rate(size.jobs, dray_rows.drained(url, size.jobs, 1)),
-            raw="raw",
-            filled=True,
-        ),
-        Row(
-            name="drain-2",
-            run=lambda url, size: _rate(size.jobs, dray_rows.drained(url, size.jobs, 2)),
-            raw="raw",
-            filled=True,
-        ),
-        Row(name="raw-one", run=lambda url, size: _rate(size.single, raw.inserted_one_by_one(url, size.single))),
-        Row(
-            name="enqueue-one",
-            run=lambda url, size: _rate(size.single, dray_rows.enqueued_one_by_one(url, size.single)),
-            raw="raw-one",
-        ),
-        Row(name="raw-many", run=lambda url, size: _rate(size.jobs, raw.inserted_in_chunks(url, size.jobs, dray_rows.CHUNK))),
-        Row(
-            name="enqueue-many",
-            run=lambda url, size: _rate(size.jobs, dray_rows.enqueued_in_chunks(url, size.jobs)),
-            raw="raw-many",
-        ),
-        Row(
-            name="raw-in-transaction",
-            run=lambda url, size: _rate(size.single, raw.inserted_in_transactions(url, size.single)),
-        ),
-        Row(
-            name="enqueue-in-transaction",
-            run=lambda url, size: _rate(size.single, dray_rows.enqueued_in_transactions(url, size.single)),
-            raw="raw-in-transaction",
-        ),
-        Row(name="latency", run=lambda url, size: dray_rows.latencies(url, size.waits, size.idle)),
+def _single(size: Size) -> int:
+    return size.single
+
+
+def _rate(seconds: Callable[[str, int], float]) -> Callable[[str, int, Size], Figures]:
+    return lambda url, jobs, size: {"jobs/s": jobs / seconds(url, jobs)}
+
+
+def _drain(drained: Callable[[str, int, int], Figures], workers: int) -> Callable[[str, int, Size], Figures]:
+    return lambda url, jobs, size: drained(url, jobs, workers)
+
+
+def _wait(latencies: Callable[[str, int, float], Figures]) -> Callable[[str, int, Size], Figures]:
+    return lambda url, jobs, size: latencies(url, jobs, size.idle)
+
+
+def _own() -> Iterator[Row]:
+    fill = dray_rows.fill
+    yield Row(name="raw", kind="drain", run=_rate(raw.drained), jobs=_all, fill=fill)
+    for name, workers in (("drain", 1), ("drain-2", 2)):
+        yield Row(name=name, kind="drain", run=_drain(dray_rows.drained, workers), jobs=_all, fill=fill, raw="raw")
+    pairs = (
+        ("enqueue-one", raw.inserted_one_by_one, dray_rows.enqueued_one_by_one, _single),
+        ("enqueue-many", raw.inserted_in_chunks, dray_rows.enqueued_in_chunks, _all),
+        ("enqueue-in-transaction", raw.inserted_in_transactions, dray_rows.enqueued_in_transactions, _single),
     )
-}
+    for kind, bare, own, jobs in pairs:
+        below = kind.replace("enqueue", "raw")
+        yield Row(name=below, kind=kind, run=_rate(bare), jobs=jobs)
+        yield Row(name=kind, kind=kind, run=_rate(own), jobs=jobs, raw=below)
+    yield Row(name="latency", kind="latency", run=_wait(dray_rows.latencies), jobs=lambda size: size.waits)
 
 
-def chosen(names: list[str]) -> list[Row]:
-    """These rows, none meaning all, each with the raw one beside it."""
-    wanted = set(names or ROWS)
-    wanted |= {ROWS[name].raw or name for name in wanted}
-    return [row for name, row in ROWS.items() if name in wanted]
+def rows_of(peer: Peer, folder: Path) -> Iterator[Row]:
+    """The rows of one peer, named and measured as Dray's are."""
+    guest = Guest(peer, folder)
+
+    def row(
+        name: str, run: Callable[[str, int, Size], Figures], jobs: Callable[[Size], int], *beside: str, filled: bool = False
+    ) -> Row:
+        return Row(
+            name=f"{peer.name}-{name}",
+            kind=beside[0],
+            run=run,
+            jobs=jobs,
+            group=peer.name,
+            fill=guest.fill if filled else None,
+            beside=beside,
+            databases=peer.databases,
+        )
+
+    for name, workers in (("drain", 1), ("drain-2", 2)):
+        run = _drain(guest.drained, workers)
+        yield row(name, run, lambda size: peer.drained(size.jobs), "drain", "drain-2", filled=True)
+    yield row("enqueue-one", _rate(guest.enqueued_one_by_one), _single, "enqueue-one")
+    if peer.bulk:
+        yield row("enqueue-many", _rate(guest.enqueued_in_chunks), _all, "enqueue-many")
+    yield row("latency", _wait(guest.latencies), lambda size: size.waits, "latency")
+
+
+def all_rows(folder: Path = FOLDER) -> dict[str, Row]:
+    """Every row by name, peers' too, wherever they are installed; those of a kind beside each other."""
+    rows = [*_own(), *(row for peer in PEERS.values() for row in rows_of(peer, folder))]
+    return {row.name: row for row in sorted(rows, key=lambda row: KINDS.index(row.kind))}
+
+
+def chosen(rows: Iterable[Row], names: list[str], database: str) -> list[Row]:
+    """Those of these rows or groups (none meaning all) that run on this database, with what they are compared with."""
+    rows = [row for row in rows if database in row.databases]
+    wanted = [row for row in rows if not names or row.name in names or row.group in names]
+    companions = {name for row in wanted for name in (row.raw, *row.beside)}
+    return [row for row in rows if row in wanted or row.name in companions]
