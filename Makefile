@@ -42,8 +42,9 @@ stress: $(VENV)/.installed-dev ## run the long suites for longer, and more than 
 	        $(BIN)/pytest -m long -s --timeout=7200 $(ARGS) || exit; \
 	done
 
-bench: $(VENV)/.installed-dev ## measure Dray beside the bare drivers, about 10 minutes; ARGS="--quick drain" for less
+bench: $(VENV)/.installed-dev ## measure Dray beside bare drivers and peers, up to 20 minutes; ARGS="--quick drain" for less
 	@.ci/install-servers
+	@$(BIN)/python -m benchmarks.peers.install
 	$(BIN)/python -m benchmarks $(ARGS)
 
 # bin/pip and not bin/python: without the package python3-venv an interpreter is left behind, but no pip.

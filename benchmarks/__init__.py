@@ -1,1 +1,1 @@
-"""Measures Dray beside what the drivers can do alone: `make bench`, or `python -m benchmarks [row ...]`."""
+"""Measures Dray beside the bare drivers and its peers: `make bench`, or `python -m benchmarks [row ...]`."""

@@ -80,7 +80,7 @@ class Round:
         except (RuntimeError, subprocess.TimeoutExpired) as error:
             if row.group == DRAY:
                 raise
-            self._say(str(error))
+            self._say("\n".join([str(error), *getattr(error, "__notes__", [])]))
             self.report.leave_out(bed.name, row, str(error).splitlines()[0])
             del self._rows[row.name]
 

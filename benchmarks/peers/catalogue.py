@@ -27,11 +27,24 @@ class Peer:
     def python(self, folder: Path) -> Path:
         return folder / self.name / "bin" / "python"
 
+    @property
+    def requirements(self) -> Path:
+        return Path(__file__).with_name(f"{self.name}.txt")
+
+    def installed(self, folder: Path) -> bool:
+        """At the versions that are asked for now."""
+        done = self.mark(folder)
+        return done.exists() and done.read_text() == self.requirements.read_text()
+
+    def mark(self, folder: Path) -> Path:
+        """A copy of the requirements, made when they are all there."""
+        return folder / self.name / "installed.txt"
+
     def check(self, folder: Path) -> None:
-        if (folder / self.name / "installed.txt").exists():
+        if self.installed(folder):
             return
         reason = folder / f"{self.name}.reason"
-        why = reason.read_text() if reason.exists() else f"it is not in {folder}, where `make bench` puts it"
+        why = reason.read_text() if reason.exists() else f"not at these versions in {folder}, where `make bench` puts it"
         raise NotThere(f"{self.title}: {why}")
 
 

@@ -16,10 +16,6 @@ from benchmarks.peers.catalogue import FOLDER, PEERS, Peer
 Version = tuple[int, int]
 
 
-def requirements(peer: Peer) -> Path:
-    return Path(__file__).with_name(f"{peer.name}.txt")
-
-
 def interpreter(floor: Version) -> str | None:
     """Dray's own Python where it will do, for rates depend on it; else the oldest that will."""
     if sys.version_info[:2] >= floor:
@@ -44,21 +40,25 @@ def _version(python: str) -> Version | None:
 
 def install(peer: Peer, folder: Path) -> str | None:
     """Why it could not be done; None if it is there."""
-    home, wanted = folder / peer.name, requirements(peer)
-    done = home / "installed.txt"
-    if done.exists() and done.read_text() == wanted.read_text():
+    if peer.installed(folder):
         return None
     python = interpreter(peer.floor)
     if python is None:
         return f"it needs Python {peer.floor[0]}.{peer.floor[1]} or newer, and none was found"
+    home = folder / peer.name
     print(f"--- installing {peer.title} into {home}", flush=True)
-    pip = [str(peer.python(folder)), "-m", "pip", "install", "--quiet", "--requirement", str(wanted)]
+    pip = [str(peer.python(folder)), "-m", "pip", "install", "--quiet", "--requirement", str(peer.requirements)]
     for command in ([python, "-m", "venv", "--clear", str(home)], pip):
         ran = subprocess.run(command, capture_output=True, text=True, check=False)
         if ran.returncode:
-            return (ran.stderr.strip() or ran.stdout.strip() or "no reason was given").splitlines()[-1]
-    shutil.copy(wanted, done)
+            return _reason(ran.stderr or ran.stdout)
+    shutil.copy(peer.requirements, peer.mark(folder))
     return None
+
+
+def _reason(said: str) -> str:
+    lines = said.strip().splitlines() or ["no reason was given"]
+    return next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1])
 
 
 def main() -> None:

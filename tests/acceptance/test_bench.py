@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.rows import ROWS, chosen
+from benchmarks.rows import all_rows, chosen
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,22 +20,28 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.timeout(300)
-def test_a_quick_round_shows_every_row_and_writes_them_down(tmp_path: Path) -> None:
-    done = run("--quick", "--jobs", "300", "--database", "sqlite", "--output", tmp_path / "benchmark.json")
+def test_a_quick_round_shows_every_row_of_drays_and_writes_them_down(tmp_path: Path) -> None:
+    done = run("dray", "--quick", "--jobs", "300", "--database", "sqlite", "--output", tmp_path / "benchmark.json")
     assert done.returncode == 0, done.stderr
+    names = [row.name for row in chosen(all_rows().values(), ["dray"], "sqlite")]
     lines = [line.split() for line in done.stdout.splitlines() if line.startswith("│")]
-    assert [line[3] for line in lines] == list(ROWS)
+    assert [line[3] for line in lines] == names
     written = json.loads((tmp_path / "benchmark.json").read_text())
-    assert [(row["database"], row["row"]) for row in written["rows"]] == [("sqlite", name) for name in ROWS]
+    assert [(row["database"], row["row"]) for row in written["rows"]] == [("sqlite", name) for name in names]
     for row in written["rows"]:
         assert (row["ratio"] is None) == (row["raw"] is None)
         assert len(row["repetitions"]) == 1
-    assert {"machine", "versions", "size"} < set(written)
+        assert ("CPU µs/job" in row["median"]) == row["row"].startswith("drain")
+    assert {"machine", "versions", "size", "beside"} < set(written)
+    assert written["left out"] == []
 
 
-def test_a_row_brings_the_raw_one_it_is_compared_with() -> None:
-    assert [row.name for row in chosen(["enqueue-one"])] == ["raw-one", "enqueue-one"]
-    assert [row.name for row in chosen([])] == list(ROWS)
+def test_a_peer_that_is_not_there_is_said_and_left_out(tmp_path: Path) -> None:
+    (tmp_path / "oban.reason").write_text("it needs a newer Python")
+    done = run("oban", "huey", "--peers", tmp_path)
+    assert "left out: Oban: it needs a newer Python" in done.stdout
+    assert "left out: Huey: " in done.stdout
+    assert (done.returncode, done.stderr) == (1, "nothing is left to measure\n")
 
 
 @pytest.mark.parametrize("arguments", [["speed"], ["--database", "oracle"]])
