@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import workers
-from benchmarks.peers.catalogue import Peer
+from benchmarks.peers.catalogue import NotThere, Peer
 from benchmarks.stamps import VARIABLE, Stamps, made
 
 _VERSIONS = """
@@ -30,7 +30,11 @@ class Guest:
     def versions(self) -> str:
         """In a few words; its Python may be another than Dray's."""
         command = [str(self.peer.python(self.folder)), "-c", _VERSIONS, *self.peer.distributions]
-        told: dict[str, str] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise NotThere(f"{self.peer.title}: what was installed does not run any more: {error}") from error
+        told: dict[str, str] = json.loads(done.stdout)
         own = told.pop(self.peer.name)
         return f"{own} ({', '.join(f'{name} {version}' for name, version in told.items())})"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import tempfile
 import time
@@ -37,7 +38,7 @@ def working(commands: list[list[str]], stamps: Stamps, environment: Mapping[str,
             raise
         finally:
             codes = _ended(workers)
-        if any(codes):
+        if set(codes) - {0, -signal.SIGTERM}:  # which it dies of if all was done before it had come up
             raise RuntimeError(f"workers ended with {codes}:\n{_tail(log)}")
 
 
@@ -75,10 +76,17 @@ def drained(workers: list[Worker], stamps: Stamps, jobs: int) -> dict[str, float
             break
         _check(workers, stamps, jobs, deadline)
     time.sleep(SETTLE)
-    before |= stamps.begun()
-    spent = sum(used - before.get(process, 0) for process, used in _cpus(workers).items())
+    spent = sum(_spent(cpus(worker.pid), before, stamps.begun()) for worker in workers)
     times = stamps.times()[:jobs]
     return {"jobs/s": jobs / ((max(times) - min(times)) / 1e9), "CPU µs/job": spent / jobs * 1e6}
+
+
+def _spent(used: dict[int, float], before: dict[int, float], begun: dict[int, float]) -> float:
+    """Of one worker's processes, leaving out what is only starting: a worker too late for any job, a process just made."""
+    if not begun.keys() & used.keys():
+        return 0.0
+    before = before | begun
+    return sum(now - before[process] for process, now in used.items() if process in before)
 
 
 def idled(workers: list[Worker], seconds: float) -> dict[str, float]:

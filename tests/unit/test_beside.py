@@ -13,7 +13,7 @@ from benchmarks.beside import comparisons
 from benchmarks.report import Report
 from benchmarks.rows import Size, all_rows, chosen
 from benchmarks.stamps import made
-from benchmarks.workers import waits
+from benchmarks.workers import _spent, waits
 
 ROWS = all_rows()
 
@@ -118,3 +118,10 @@ def test_a_wait_is_from_just_before_the_call_to_the_first_line_of_the_job() -> N
             stamps.mark(number)
         sent = [ran - 1_000_000 * (number + 1) for number, ran in enumerate(stamps.times())]
         assert waits(stamps, sent) == pytest.approx({"p50 ms": 50.5, "p95 ms": 95.05, "p99 ms": 99.01})
+
+
+def test_what_a_worker_spends_while_it_starts_is_not_counted() -> None:
+    before = {1: 0.5, 2: 0.25}  # when anybody's first job was seen
+    assert _spent({1: 2.0, 2: 0.5}, before, begun={1: 1.0}) == 1.25
+    assert _spent({1: 2.0, 3: 0.5}, before, begun={1: 1.0}) == 1.0  # a process that came later, and runs no job
+    assert _spent({1: 2.0, 2: 0.5}, before, begun={7: 1.0}) == 0.0  # another's jobs
