@@ -76,12 +76,12 @@ def drained(workers: list[Worker], stamps: Stamps, jobs: int) -> dict[str, float
             break
         _check(workers, stamps, jobs, deadline)
     time.sleep(SETTLE)
-    spent = sum(_spent(cpus(worker.pid), before, stamps.begun()) for worker in workers)
+    used = sum(spent(cpus(worker.pid), before, stamps.begun()) for worker in workers)
     times = stamps.times()[:jobs]
-    return {"jobs/s": jobs / ((max(times) - min(times)) / 1e9), "CPU µs/job": spent / jobs * 1e6}
+    return {"jobs/s": jobs / ((max(times) - min(times)) / 1e9), "CPU µs/job": used / jobs * 1e6}
 
 
-def _spent(used: dict[int, float], before: dict[int, float], begun: dict[int, float]) -> float:
+def spent(used: dict[int, float], before: dict[int, float], begun: dict[int, float]) -> float:
     """Of one worker's processes, leaving out what is only starting: a worker too late for any job, a process just made."""
     if not begun.keys() & used.keys():
         return 0.0

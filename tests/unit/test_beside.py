@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -10,10 +12,12 @@ import pytest
 from rich.console import Console
 
 from benchmarks.beside import comparisons
+from benchmarks.peers.catalogue import PEERS
+from benchmarks.peers.install import install, interpreter
 from benchmarks.report import Report
 from benchmarks.rows import Size, all_rows, chosen
 from benchmarks.stamps import made
-from benchmarks.workers import _spent, waits
+from benchmarks.workers import spent, waits
 
 ROWS = all_rows()
 
@@ -122,6 +126,13 @@ def test_a_wait_is_from_just_before_the_call_to_the_first_line_of_the_job() -> N
 
 def test_what_a_worker_spends_while_it_starts_is_not_counted() -> None:
     before = {1: 0.5, 2: 0.25}  # when anybody's first job was seen
-    assert _spent({1: 2.0, 2: 0.5}, before, begun={1: 1.0}) == 1.25
-    assert _spent({1: 2.0, 3: 0.5}, before, begun={1: 1.0}) == 1.0  # a process that came later, and runs no job
-    assert _spent({1: 2.0, 2: 0.5}, before, begun={7: 1.0}) == 0.0  # another's jobs
+    assert spent({1: 2.0, 2: 0.5}, before, begun={1: 1.0}) == 1.25
+    assert spent({1: 2.0, 3: 0.5}, before, begun={1: 1.0}) == 1.0  # a process that came later, and runs no job
+    assert spent({1: 2.0, 2: 0.5}, before, begun={7: 1.0}) == 0.0  # another's jobs
+
+
+def test_a_peer_gets_drays_python_where_it_will_do_and_a_reason_where_none_will(tmp_path: Path) -> None:
+    assert interpreter((3, 11)) == sys.executable
+    assert interpreter((3, 99)) is None
+    why = install(replace(PEERS["oban"], floor=(3, 99)), tmp_path)
+    assert why == "it needs Python 3.99 or newer, and none was found"
