@@ -78,7 +78,7 @@ PEERS = {
             title="Huey",
             databases=("sqlite", "redis"),
             distributions=("huey", "redis", "hiredis"),
-            drained=lambda jobs: max(200, jobs // 2),
+            drained=lambda jobs: max(200, jobs // 4),
             bulk=False,
             forks=True,
         ),
