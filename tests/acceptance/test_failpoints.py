@@ -24,6 +24,8 @@ from tests.crash.nursery import Nursery
 from tests.effort import MINUTES, seconds
 from tests.servers import Database
 
+pytestmark = pytest.mark.long
+
 SEED = int(os.environ.get("DRAY_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 2**31)
 SLICE = seconds(5.0)  # on one database
 WORKERS = ("work", "finish")  # their commits are tried each time

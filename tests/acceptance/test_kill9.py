@@ -23,7 +23,7 @@ from tests.servers import Database, wait_until
 
 pytestmark = pytest.mark.long
 
-KILLS = int(os.environ.get("DRAY_TEST_KILLS", "0")) or kills(least=7)
+KILLS = int(os.environ.get("DRAY_TEST_KILLS", "0")) or kills(least=15)
 TTL = float(os.environ.get("DRAY_TEST_TTL", "1"))
 SEED = int(os.environ.get("DRAY_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 2**31)
 

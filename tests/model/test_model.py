@@ -20,6 +20,8 @@ from tests.model.mishaps import Mishaps
 from tests.model.world import World
 from tests.servers import Database
 
+pytestmark = pytest.mark.long
+
 SLICE = 5.0  # seconds
 STEPS = 50  # acts of a story
 STORIES = 4  # of one seed
