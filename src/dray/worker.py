@@ -20,13 +20,13 @@ from dray.intake import PollIntake
 from dray.job import Claim, Finish, HandedBack, Lease
 from dray.lease import WorkerLease
 from dray.lifecycle import ALONE_FROM
+from dray.outage import Outage
 from dray.pace import STALE_AFTER, Pace
 from dray.process import on_stop_signal
 from dray.slots import Item, Slots
 from dray.upkeep import Attendance, Upkeep
 
 EXIT_LOST = 75  # the lease was lost while jobs ran; a supervisor starts a new worker
-AWAY_PAUSE = (0.1, 1.0)  # seconds between tries while the database is away
 CONNECTIONS = 2  # one for this loop, one for everything else; the heartbeat process has the third
 GLANCE = 0.05  # seconds a busy worker waits at most before it looks around
 
@@ -97,7 +97,7 @@ class Worker:
         self._stopping: str | None = None
         self._now = False  # stop without waiting for what runs
         self._lost = False
-        self._away_since: float | None = None
+        self._outage = Outage()
 
     # --- what others may call -------------------------------------------------------------------------------------------
 
@@ -153,7 +153,7 @@ class Worker:
             self._check_limits()
             self._return_stale()
             if self._exchange():
-                self._is_back()
+                self._outage.is_over(self.worker_id)
         except WorkerGone:
             self._lost = True
         except StoreError as error:
@@ -189,12 +189,12 @@ class Worker:
 
     # --- take and finish ------------------------------------------------------------------------------------------------
 
-    def _wants(self) -> int:
-        """How many jobs to claim now."""
+    def _wants(self, leaving: int = 0) -> int:
+        """How many jobs to claim now, when so many of those here leave with the same transaction."""
         if self._alone or (self._solo is not None and self._solo.claim.id in self.items):
             return 0
         target = self._pace.target()
-        wanted = target - len(self.items)
+        wanted = target - len(self.items) + leaving
         if self.limits.max_jobs is not None:
             wanted = min(wanted, self.limits.max_jobs - self._counted)
         # Refill in bulk: one claim for each job that ends would be a transaction for each.
@@ -203,13 +203,15 @@ class Worker:
     def _exchange(self) -> bool:
         """Write what has ended and take what is wanted, together where both are due. False: there was nothing to ask."""
         asked = self._recount()
-        wanted = self._wants() if self._intake.wait(time.monotonic()) <= 0 and self._lease.may_start() else 0
+        writes = self._finisher.owes or self._is_flush_due()
+        began = time.monotonic()
+        finishes = self._collect(began) if writes else []
+        may_take = self._intake.wait(began) <= 0 and self._lease.may_start()
+        wanted = self._wants(leaving=len(finishes)) if may_take else 0
         if wanted > 0:
             self._intake.look()
-        writes = self._finisher.owes or self._is_flush_due()
         if writes:
-            began = time.monotonic()
-            claims = self._finisher.write(self._collect(began), self.worker_id, self._intake.pickup, wanted)
+            claims = self._finisher.write(finishes, self.worker_id, self._intake.pickup, wanted)
             self._pace.wrote(time.monotonic() - began)
         else:
             claims = self._intake.take(self.worker_id, wanted) if wanted > 0 else []
@@ -295,21 +297,11 @@ class Worker:
     # --- trouble --------------------------------------------------------------------------------------------------------
 
     def _is_away(self, error: StoreError) -> None:
-        """The database does not do what was asked: say so once, wait a moment, try the same again."""
-        now = time.monotonic()
-        if self._away_since is None:
-            self._away_since = now
-            events.emit("store.away", worker_id=self.worker_id, why=error)
-        shortest, longest = AWAY_PAUSE
-        deadline = now + min(longest, max(shortest, (now - self._away_since) / 4))
+        """The database does not do what was asked: wait a moment, to try the same again."""
+        deadline = time.monotonic() + self._outage.goes_on(self.worker_id, error)
         while not self._now and (left := deadline - time.monotonic()) > 0:
             self._wait(left)
         self._intake.doubt()
-
-    def _is_back(self) -> None:
-        if self._away_since is not None:
-            events.emit("store.back", worker_id=self.worker_id, after=round(time.monotonic() - self._away_since, 3))
-            self._away_since = None
 
     def _lose(self) -> None:
         self._lost = True

@@ -20,7 +20,7 @@ import psycopg  # noqa: F401
 import pymysql  # noqa: F401
 from sqlalchemy import event
 
-from dray import events, worker
+from dray import events, outage
 from tests.crash.acts import ACTS
 from tests.crash.breakages import BREAKAGES
 from tests.crash.failpoints import Case, Failpoints
@@ -75,7 +75,7 @@ def _live(order: dict[str, Any]) -> None:
 
 
 def _perform(case: Case, plan: Plan, scene: dict[str, Any]) -> None:
-    worker.AWAY_PAUSE = (0.001, 0.01)  # there is nothing to wait for: the database is there
+    outage.PAUSE = (0.001, 0.01)  # there is nothing to wait for: the database is there
     wire = Wire(plan.url) if case.fault == "cut" and not plan.url.startswith("sqlite") else None
     shop = Shop(plan if wire is None else replace(plan, url=wire.url), CHILD)
     store = shop.app.store

@@ -35,7 +35,7 @@ FLOORS: list[set[str]] = [
     # 5 one run
     {"task", "runner", "context", "handle", "sender"},
     # 6 what the engine is made of
-    {"app", "intake", "finisher", "process", "heartbeat", "lease", "slots", "admin", "doctor"},
+    {"app", "intake", "finisher", "process", "heartbeat", "lease", "outage", "slots", "admin", "doctor"},
     # 7 the engine
     {"worker", "upkeep", "discover"},
     # 8 faces
