@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import beds, machine
+from benchmarks import beds, machine, scale
 from benchmarks.beds import Bed
 from benchmarks.peer_rows import Guest
 from benchmarks.peers.catalogue import FOLDER, PEERS, NotThere
@@ -25,7 +25,11 @@ GROUPS = (DRAY, *PEERS)
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="benchmarks", description="Measure Dray beside the bare drivers and its peers.")
+    parser = argparse.ArgumentParser(
+        prog="benchmarks",
+        description="Measure Dray beside the bare drivers and its peers.",
+        epilog="'benchmarks scale' measures whether cost grows with history or backlog; see 'benchmarks scale --help'",
+    )
     names = [*GROUPS, *all_rows()]
     parser.add_argument("rows", nargs="*", metavar="row", help=f"{', '.join(names)}; none: all of them")
     parser.add_argument("--database", action="append", choices=beds.NAMES, help="only this one; may be repeated")
@@ -98,12 +102,15 @@ def sized(given: argparse.Namespace) -> Size:
 
 
 def main() -> None:
-    given = arguments()
     # An end from outside goes the same way as Ctrl-C: no worker and no server is left behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     # The settings of whoever measures must not reach what is measured.
     for name in [name for name in os.environ if name.startswith("DRAY_")]:
         del os.environ[name]
+    if sys.argv[1:2] == ["scale"]:  # too long to be one of the rows
+        scale.main(sys.argv[2:])
+        return
+    given = arguments()
     console = Console()
     console.width = max(console.width, WIDTH)
     report = Report(sized(given), machine.facts(), machine.versions())
