@@ -58,3 +58,24 @@ def test_all_lanes_are_found_whatever_was_known(filled: Bench, known: set[tuple[
 def test_no_lanes(bench: Bench) -> None:
     assert bench.call(lanes_of) == []
     assert bench.call(lanes_of, {name_hash("q")}, [lane("q", 100)]) == []
+
+
+@pytest.mark.parametrize(
+    "floored",
+    [
+        THERE,
+        {("q3", 100), ("q5", 999), ("q5", 0), ("q5", 5)},
+        {("q3", 7), ("gone", 100), ("taken", 100), ("later", 0), ("q1", 1)},
+    ],
+    ids=["all", "some", "what is no more"],
+)
+def test_all_lanes_are_found_whatever_floors_there_are(filled: Bench, floored: set[tuple[str, int]]) -> None:
+    wanted = sorted(lane(*one) for one in THERE)
+    low = {lane(*one): filled.clock.now for one in floored}
+    assert filled.call(lanes_of, (), (), low) == wanted
+    high = {lane(*one): filled.clock.now + 1 for one in floored}
+    found = filled.call(lanes_of, (), (), high)
+    assert [one for one in found if one not in high] == [one for one in wanted if one not in high]
+    mine = {name_hash("q3"), name_hash("q5"), name_hash("taken")}
+    found = filled.call(lanes_of, mine, (), low)
+    assert [one for one in found if one[0] in mine] == [one for one in wanted if one[0] in mine]

@@ -47,6 +47,7 @@ _LOST = "jobs.running (all) workers.scan|jobs.running (all) workers.id"
 _STILL = "jobs.id|jobs.waiting"  # that index ends with the id
 _PARKED = "jobs.parked|jobs.parked (all)|jobs.parked (all) jobs.waiting"
 POSTGRESQL = {
+    "look in vain": ["jobs.ready"],
     "claim": ["jobs.id jobs.ready jobs.ready (all)", "jobs.id jobs.ready workers.id"],
     "finish": [_MINE],
     "finish again": [_MINE, "history.id jobs.id"],

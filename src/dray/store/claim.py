@@ -69,7 +69,7 @@ class Lanes:
         if not force and now - self.looked < LANES_EVERY:
             return False
         wanted = {name_hash(queue) for queue in self.queues}
-        found = lanes_of(connection, tables, wanted, self.known)
+        found = lanes_of(connection, tables, wanted, self.known, self.floors)
         self.known = [lane for lane in found if not wanted or lane[0] in wanted]
         self.looked = now
         return True
@@ -202,14 +202,17 @@ def _claim(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes,
 _MOST = 2**31 - 1
 _NEXT = f"CASE WHEN j.attempt < {_MOST} THEN j.attempt + 1 ELSE j.attempt END"
 
-# MATERIALIZED: a subquery with a LIMIT may otherwise be run again, and claim more than asked.
+# MATERIALIZED: a subquery with a LIMIT may otherwise be run again, and claim more than asked. An array and not a join: the rows
+# are then fetched by their ids. For a join PostgreSQL reads the whole table as long as it seems small, and with it all the dead
+# rows that somebody's old snapshot keeps in it.
 _CHOSEN = (
     "c AS MATERIALIZED (SELECT r.id FROM {rows} CROSS JOIN LATERAL ("
     " SELECT id FROM {jobs} WHERE state = 0 AND queue_hash = d.q AND priority = d.p{floor}"
     f" AND fence < {_MOST} ORDER BY ready_at, id LIMIT :n FOR NO KEY UPDATE SKIP LOCKED) r LIMIT :n)"
     ", me AS (SELECT EXISTS (SELECT 1 FROM {workers} WHERE id = :w AND state = 0) AS alive), taken AS ("
     f" UPDATE {{jobs}} j SET state = 1, fence = j.fence + 1, attempt = {_NEXT}, worker_id = :w, claimed_at = {{now}},"
-    f" started_at = NULL FROM c, me WHERE j.id = c.id AND me.alive RETURNING {_RETURNED})"
+    " started_at = NULL FROM me WHERE j.id = ANY(ARRAY(SELECT id FROM c)) AND me.alive"
+    f" RETURNING {_RETURNED})"
     " SELECT taken.*, me.alive FROM me LEFT JOIN taken ON TRUE"  # one row at least, to tell none from not alive
 )
 _CLAIM_AT_ONCE = "WITH " + _CHOSEN.replace("{floor}", " AND ready_at >= d.f")

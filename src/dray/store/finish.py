@@ -29,6 +29,8 @@ _FIELDS = {
     "e": "text",
     "n": "text",
 }
+# Still running, but not by the index of running jobs: that one is short only as long as nobody keeps an old snapshot open.
+_RUNS = "j.state + 0 = 1"
 # How a column of an ended job is made; every other column is taken over as it is.
 _ENDED = {
     "state": "d.s",
@@ -134,7 +136,9 @@ def _end_statement(tables: Tables) -> str:
     names = ", ".join(kept)
     return (
         "WITH d AS MATERIALIZED (SELECT d.*, {now} AS now FROM " + tables.dialect.rows(_FIELDS) + "),"
-        " gone AS (DELETE FROM {jobs} j USING d WHERE j.id = d.i AND j.fence = d.f AND j.state = 1"
+        f" gone AS (DELETE FROM {{jobs}} j USING d WHERE j.id = d.i AND j.fence = d.f AND {_RUNS}"
+        # An array and not only a join, as for a claim.
+        " AND j.id = ANY(ARRAY(SELECT i FROM d))"
         " RETURNING " + made.replace("t.now", "d.now") + ")"
         f" INSERT INTO {{history}} ({names}) SELECT {names} FROM gone RETURNING id, fence"
     )
@@ -152,7 +156,8 @@ def _copy_statement(tables: Tables) -> str:
 
 # --- moves back to a live state -------------------------------------------------------------------------------------------
 
-_LOCK = "SELECT j.id, j.fence, j.flags FROM {rows} JOIN {jobs} j ON j.id = d.i AND j.fence = d.f WHERE j.state = 1"
+_BY_ID = " AND j.id = ANY(ARRAY(SELECT d.i FROM {rows}))"  # for PostgreSQL, as above
+_LOCK = "SELECT j.id, j.fence, j.flags FROM {rows} JOIN {jobs} j ON j.id = d.i AND j.fence = d.f WHERE " + _RUNS
 
 
 def _with_rows(tables: Tables, template: str, columns: dict[str, str]) -> Any:
@@ -165,7 +170,7 @@ def _lock(connection: Connection, tables: Tables, leases: Iterable[Lease]) -> di
         case "sqlite":
             statement = _LOCK
         case "postgresql":
-            statement = _LOCK + " ORDER BY j.id FOR NO KEY UPDATE OF j"
+            statement = _LOCK + _BY_ID + " ORDER BY j.id FOR NO KEY UPDATE OF j"
         case _:
             by_key = _LOCK.replace(" JOIN ", " STRAIGHT_JOIN ").replace(" ON ", " FORCE INDEX (PRIMARY) ON ")
             statement = by_key + " FOR UPDATE"
@@ -211,14 +216,15 @@ _BACK = (
     " snoozes = CASE WHEN snoozes < 2147483647 THEN snoozes + d.z ELSE snoozes END, flags = (flags & d.keep) | d.fl,"
     " report = COALESCE(d.p, report), error = COALESCE(d.e, error), note = d.n"
 )
-_PUT_BACK = f"UPDATE {{jobs}} AS j {_BACK} FROM {{rows}} WHERE j.id = d.i AND j.fence = d.f AND j.state = 1"
+_PUT_BACK = f"UPDATE {{jobs}} AS j {_BACK} FROM {{rows}} WHERE j.id = d.i AND j.fence = d.f AND {_RUNS}"
+_PUT_BACK_POSTGRESQL = _PUT_BACK + _BY_ID
 _PUT_BACK_MYSQL = (
     f"UPDATE {{rows}} STRAIGHT_JOIN {{jobs}} j FORCE INDEX (PRIMARY) ON j.id = d.i AND j.fence = d.f {_BACK} WHERE j.state = 1"
 )
 
 
 def _put_back(connection: Connection, tables: Tables, staying: Sequence[Finish]) -> None:
-    template = _PUT_BACK_MYSQL if tables.dialect.name == "mysql" else _PUT_BACK
+    template = {"sqlite": _PUT_BACK, "postgresql": _PUT_BACK_POSTGRESQL}.get(tables.dialect.name, _PUT_BACK_MYSQL)
     statement = _with_rows(tables, template, _BACK_FIELDS)
     for document in _documents(_put_back_row(one) for one in staying):
         connection.execute(statement, {"doc": document})
