@@ -11,7 +11,7 @@ from sqlalchemy import Connection, text
 
 from dray.job import Done, Failed, Flag, HandedBack, JobRow, Reason, State
 from dray.report import Report
-from dray.store import control, output, prune, read
+from dray.store import control, listing, output, prune, read
 from dray.store.filters import Filter
 from dray.store.tables import STATE
 from tests.contract.bench import START, Bench
@@ -91,7 +91,7 @@ def test_a_list_is_paged_by_id_through_live_and_ended_jobs(bench: Bench) -> None
 
 @pytest.mark.parametrize("few", [50_000, 0])
 def test_a_list_by_states_shows_these_states_only(bench: Bench, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
-    monkeypatch.setattr(read, "FEW", few)  # from the index, or by walking back along the ids
+    monkeypatch.setattr(listing, "FEW", few)  # from the index, or by walking back along the ids
     ids = {state: [bench.make(state), bench.make(state)] for state in State}
     for state in State:
         assert listed(bench, states=frozenset({state})) == ids[state][::-1]
@@ -345,7 +345,7 @@ def test_a_count_of_a_state_uses_an_index(bench: Bench) -> None:
         bench.query("ANALYZE {history}")
     for state in State:
         table = bench.tables.history if state.ended else bench.tables.jobs
-        plan = explained(bench, read._capped(table, state, 10))
+        plan = explained(bench, listing.capped(state, table, 10))
         # To find the first ten of what all rows are, PostgreSQL need not look into an index.
         assert "INDEX" in plan.upper() or state in (State.READY, State.SUCCEEDED), (state, plan)
 

@@ -28,7 +28,7 @@ FLOORS: list[set[str]] = [
     {"store.dialects", "store.tables", "store.view", "store.connect", "store.lines", "store.wakeup", "store.filters"}
     | {"store.schema", "store.migrations", "store.migrations.*"}
     | {"store.add", "store.lanes", "store.claim", "store.finish", "store.settle", "store.rescue", "store.promote"}
-    | {"store.control", "store.workers", "store.read", "store.output", "store.prune"}
+    | {"store.control", "store.workers", "store.listing", "store.read", "store.output", "store.prune"}
     | {"store.roster", "store.desk", "store.caller", "store.vitals", "store.sql"},
     # 4 the doorkeeper
     {"store"},
@@ -74,7 +74,8 @@ NEIGHBOURS: dict[str, set[str]] = {
     "store.control": {"store.tables"},
     "store.workers": {"store.tables"},
     "store.output": {"store.tables"},
-    "store.read": {"store.tables", "store.lanes", "store.filters"},
+    "store.listing": {"store.tables", "store.filters"},
+    "store.read": {"store.tables", "store.lanes", "store.listing", "store.filters"},
     "store.prune": {"store.control", "store.tables", "store.workers"},
     "store.rescue": {"store.tables", "store.claim", "store.finish", "store.workers"},
     "store.caller": {"store.wakeup"},

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, Update
+from sqlalchemy import Select, Table, Update
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 
@@ -89,6 +89,12 @@ class Dialect:
         for name in ("mysql", "mariadb"):
             change = change.with_hint("FORCE INDEX (PRIMARY)", dialect_name=name)
         return change
+
+    def by_index(self, query: Select[Any], table: Table, index: str) -> Select[Any]:
+        """Let a query go by this index: MySQL would rather walk along the ids, because it hopes to be through soon."""
+        for name in ("mysql", "mariadb"):
+            query = query.with_hint(table, f"FORCE INDEX ({self.quote(index)})", dialect_name=name)
+        return query
 
     def quote(self, name: str) -> str:
         return f"{self.quote_mark}{name}{self.quote_mark}"

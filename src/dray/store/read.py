@@ -13,17 +13,13 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Row,
     Select,
     Table,
-    TextClause,
     column,
-    func,
     literal_column,
     select,
-    text,
     union_all,
 )
 
@@ -32,11 +28,10 @@ from dray.job import Flag, JobRow, State, name_hash
 from dray.report import Report
 from dray.store.filters import Filter as Filter
 from dray.store.lanes import lanes_of
-from dray.store.tables import EPOCH, REASON, REASON_OF, RUNNING, STATE, STATE_OF, Tables, instant
+from dray.store.listing import capped, is_in, newest
+from dray.store.tables import EPOCH, REASON_OF, RUNNING, STATE, STATE_OF, Tables, instant
 
 CAP = 10_000  # counting stops above it, so that a page costs the same whatever the backlog
-FEW = 50_000  # so many rows of one state can still be gathered from the index and sorted
-SLACK = 60_000_000  # microseconds: ids and creation times are in the same order but for clocks that were set
 
 _COLUMNS = tuple("job_key" if field.name == "key" else field.name for field in fields(JobRow))
 _LIVE = tuple(state for state in State if not state.ended)
@@ -83,19 +78,11 @@ def job(connection: Connection, tables: Tables, id: int) -> JobRow | None:
 
 def jobs(connection: Connection, tables: Tables, wanted: Filter, *, limit: int = 50, before: int | None = None) -> list[JobRow]:
     """The jobs a filter lets through, the newest first; `before` is the last id of the page before."""
-    low, before = _bounds(connection, tables, wanted, before)
     parts = []
-    for table, ended, by_index, conditions in _searches(connection, tables, wanted):
-        # The sum keeps planners, who believe that 50 rows are soon met with, from walking along the ids after all.
-        id = table.c.id + literal_column("0") if by_index else table.c.id
-        narrow = select(table.c.id).where(*conditions)
-        if low:
-            narrow = narrow.where(id >= low)
-        if before is not None:
-            narrow = narrow.where(id < before)
+    for look, ids in newest(connection, tables, wanted, limit, before):
         # Only ids are sorted; the wide rows are fetched for those that are shown.
-        newest = narrow.order_by(id.desc()).limit(limit).subquery()
-        parts.append(_shown(table, ended).join_from(table, newest, newest.c.id == table.c.id))
+        found = ids.subquery()
+        parts.append(_shown(look.table, look.ended).join_from(look.table, found, found.c.id == look.table.c.id))
     if not parts:
         return []
     query = union_all(*parts).order_by(column("id").desc()).limit(limit)
@@ -109,110 +96,6 @@ def _places(tables: Tables) -> tuple[tuple[Table, bool], tuple[Table, bool]]:
 def _shown(table: Table, ended: bool) -> Select[Any]:
     # Each by its bare name: SQLite sorts two tables put together only by a name that both of them say.
     return select(*[table.c[name].label(name) for name in _COLUMNS], literal_column(str(int(ended))).label("ended"))
-
-
-Search = tuple[Table, bool, bool, list[ColumnElement[bool] | TextClause]]  # table, ended?, by an index of states?, which
-
-
-def _searches(connection: Connection, tables: Tables, wanted: Filter) -> list[Search]:
-    """Where to look and for what: the two tables, or each state that was named on its own."""
-    states = wanted.possible_states()
-    if states is None:
-        return [(table, ended, False, _conditions(tables, table, wanted)) for table, ended in _places(tables)]
-    found: list[Search] = []
-    for state in State:
-        if state in states:
-            table = tables.history if state.ended else tables.jobs
-            by_index = not wanted.selective and _is_few(connection, table, state)
-            conditions = [_is(state, by_index), *_conditions(tables, table, wanted)]
-            found.append((table, state.ended, by_index, conditions))
-    return found
-
-
-def _is(state: State, by_index: bool = True) -> TextClause:
-    """The condition for a state, written out: a partial index needs the very words it was made with.
-
-    Not by index: of a state that millions are in, the newest are found by walking back along the ids; an
-    index would gather them all first.
-    """
-    code = STATE[state]
-    if not by_index:
-        return text(f"state + 0 = {code}")
-    waiting = state in (State.SCHEDULED, State.RETRYING, State.BLOCKED)
-    return text(f"state IN (2, 3, 4) AND state = {code}" if waiting else f"state = {code}")
-
-
-def _is_few(connection: Connection, table: Table, state: State) -> bool:
-    if state is State.RUNNING:
-        return True  # never more than the workers have room for
-    count: int = connection.execute(_capped(table, state, FEW)).scalar_one()
-    return count <= FEW
-
-
-def _conditions(tables: Tables, table: Table, wanted: Filter) -> list[ColumnElement[bool] | TextClause]:
-    conditions: list[ColumnElement[bool] | TextClause] = []
-    for name in ("queue", "task", "key"):
-        value = getattr(wanted, name)
-        if value is not None:
-            text_column = table.c["job_key" if name == "key" else name]
-            # By the exact name (C50): the hash finds it, the name itself has the last word.
-            conditions += [table.c[f"{name}_hash"] == name_hash(value), text_column == value]
-    if wanted.owner is not None:
-        conditions.append(table.c.owner == wanted.owner)
-    if wanted.worker_id is not None:
-        conditions.append(table.c.worker_id == wanted.worker_id)
-        if table is tables.jobs:
-            conditions.append(_is(State.RUNNING))  # only running jobs have a worker, and they have an index
-    if wanted.reason is not None:
-        conditions.append(table.c.reason == REASON[wanted.reason])
-    if wanted.label is not None:
-        conditions.append(table.c.id.in_(_labelled(tables, *wanted.label)))
-    if wanted.since is not None:
-        conditions.append(table.c.created_at >= _microseconds(wanted.since))
-    if wanted.until is not None:
-        conditions.append(table.c.created_at < _microseconds(wanted.until))
-    return conditions
-
-
-def _labelled(tables: Tables, name: str, value: str) -> Select[Any]:
-    labels = tables.labels
-    exact = labels.c.name == name, labels.c.value == value
-    return select(labels.c.job_id).where(labels.c.label_hash == name_hash(f"{name}={value}"), *exact)
-
-
-def _bounds(connection: Connection, tables: Tables, wanted: Filter, before: int | None) -> tuple[int, int | None]:
-    """The ids between which a filter by time has to look."""
-    low = 0
-    if wanted.since is not None:
-        low = _first_id_since(connection, tables, _microseconds(wanted.since) - SLACK)
-    if wanted.until is not None:
-        end = _first_id_since(connection, tables, _microseconds(wanted.until) + SLACK)
-        before = end if before is None else min(before, end)
-    return low, before
-
-
-def _first_id_since(connection: Connection, tables: Tables, moment: int) -> int:
-    """The id from which on jobs were created at this moment or later: a bisection, two dozen probes."""
-    newest = union_all(*[select(func.max(table.c.id).label("id")) for table, _ in _places(tables)]).subquery()
-    low, high = 0, (connection.execute(select(func.max(newest.c.id))).scalar() or 0) + 1
-    while low < high:
-        middle = (low + high) // 2
-        nearest = [
-            select(table.c.id, table.c.created_at).where(table.c.id >= middle).order_by(table.c.id).limit(1).subquery()
-            for table, _ in _places(tables)
-        ]
-        query = union_all(*[select(one) for one in nearest]).order_by(column("id")).limit(1)
-        row = connection.execute(query).first()
-        if row is None or row.created_at >= moment:
-            high = middle
-        else:
-            low = row.id + 1
-    return low
-
-
-def _microseconds(moment: datetime) -> int:
-    since = moment - EPOCH
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 # --- rows for people ----------------------------------------------------------------------------------------
@@ -284,14 +167,9 @@ def counts(connection: Connection, tables: Tables, cap: int = CAP) -> dict[State
     """How many jobs are in each state; `cap + 1` stands for more than `cap`."""
     parts = []
     for state in State:
-        some = _capped(tables.history if state.ended else tables.jobs, state, cap).scalar_subquery()
+        some = capped(state, tables.history if state.ended else tables.jobs, cap).scalar_subquery()
         parts.append(select(literal_column(str(STATE[state])).label("code"), some.label("number")))
     return {STATE_OF[row.code]: row.number for row in connection.execute(union_all(*parts))}
-
-
-def _capped(table: Table, state: State, cap: int) -> Select[Any]:
-    some = select(literal_column("1").label("one")).select_from(table).where(_is(state)).limit(cap + 1).subquery()
-    return select(func.count()).select_from(some)
 
 
 # The lanes are few and known; each costs one look at the head of its part of the index.
@@ -365,7 +243,7 @@ def _unfinished(tables: Tables, include_running: bool, include_failed: bool) -> 
     query = select(live.c.key_hash, live.c.job_key).distinct().where(live.c.key_hash.is_not(None))
     found = [(live, query if include_running else query.where(live.c.state != RUNNING))]
     if include_failed:
-        failed = select(ended.c.key_hash, ended.c.job_key).distinct().where(_is(State.FAILED))
+        failed = select(ended.c.key_hash, ended.c.job_key).distinct().where(is_in(State.FAILED))
         found.append((ended, failed.where(ended.c.key_hash.is_not(None))))
     return found
 

@@ -56,6 +56,9 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 READY, RUNNING, SCHEDULED, RETRYING, BLOCKED = 0, 1, 2, 3, 4
 SUCCEEDED, FAILED, CANCELLED = 10, 11, 12
+# Each with an index of its own, where there are indexes of some rows only.
+WAITING = (State.SCHEDULED, State.RETRYING, State.BLOCKED)
+UNUSUAL = (State.FAILED, State.CANCELLED)
 
 ID = BigInteger().with_variant(Integer, "sqlite")  # SQLite gives out rowids only to a column that is called INTEGER
 LONG = Text().with_variant(LONGTEXT, "mysql", "mariadb")
@@ -221,9 +224,16 @@ class Tables:
             Index(f"{prefix}jobs_due", c.state, c.run_at, c.id)
             Index(f"{prefix}jobs_running", c.worker_id, c.state)
             Index(f"{prefix}jobs_parked", c.reason, c.task_hash, c.signature, c.id)
-        Index(f"{prefix}jobs_key", c.key_hash)
-        Index(f"{prefix}jobs_owner", c.owner, c.id)
+        self._given(table)
         return table
+
+    def _given(self, table: Table) -> None:
+        """Find jobs by what most of them have not: those are left out, where that can be said."""
+        for name, columns in (("key", [table.c.key_hash]), ("owner", [table.c.owner, table.c.id])):
+            if self.dialect.partial_indexes:
+                self._partial(table, name, columns[0].is_not(None), *columns)
+            else:
+                Index(f"{table.name}_{name}", *columns)
 
     def _partial(self, table: Table, name: str, where: ColumnElement[bool], *columns: Column[Any]) -> None:
         # Literal numbers: a partial index cannot have parameters, and the planner compares them with those of the query.
@@ -233,8 +243,14 @@ class Tables:
         table = self._table("history", Column("id", ID, primary_key=True, autoincrement=False), *job_columns())
         c, prefix = table.c, self.prefix
         Index(f"{prefix}history_ended", c.state, c.finished_at, c.id)
-        Index(f"{prefix}history_key", c.key_hash)
-        Index(f"{prefix}history_owner", c.owner, c.id)
+        # By state, so that those of a queue that failed are found among millions that did not.
+        Index(f"{prefix}history_queue", c.queue_hash, c.state, c.id)
+        Index(f"{prefix}history_task", c.task_hash, c.state, c.id)
+        if self.dialect.partial_indexes:
+            self._partial(table, "state", c.state.in_((FAILED, CANCELLED)), c.state, c.id)
+        else:
+            Index(f"{prefix}history_state", c.state, c.id)
+        self._given(table)
         return table
 
     @property

@@ -110,14 +110,24 @@ def _jobs(steps: Steps) -> Table:
         Column("id", ID, primary_key=True, autoincrement=True),
         *_job_columns(),
         *indexes,
-        Index(f"{name}_key", "key_hash"),
-        Index(f"{name}_owner", "owner", "id"),
+        *_given(steps, name),
         **COUNTED,
     )
 
 
 def _partial(name: str, where: str, *columns: str) -> Index:
     return Index(name, *columns, postgresql_where=text(where), sqlite_where=text(where))
+
+
+def _some(steps: Steps, name: str, where: str, *columns: str) -> Index:
+    return Index(name, *columns) if steps.family == "mysql" else _partial(name, where, *columns)
+
+
+def _given(steps: Steps, name: str) -> list[Index]:
+    return [
+        _some(steps, f"{name}_key", "key_hash IS NOT NULL", "key_hash"),
+        _some(steps, f"{name}_owner", "owner IS NOT NULL", "owner", "id"),
+    ]
 
 
 def _history(steps: Steps) -> Table:
@@ -127,8 +137,10 @@ def _history(steps: Steps) -> Table:
         Column("id", ID, primary_key=True, autoincrement=False),
         *_job_columns(),
         Index(f"{name}_ended", "state", "finished_at", "id"),
-        Index(f"{name}_key", "key_hash"),
-        Index(f"{name}_owner", "owner", "id"),
+        Index(f"{name}_queue", "queue_hash", "state", "id"),
+        Index(f"{name}_task", "task_hash", "state", "id"),
+        _some(steps, f"{name}_state", "state IN (11, 12)", "state", "id"),
+        *_given(steps, name),
         **OPTIONS,
     )
 
