@@ -28,8 +28,8 @@ def promote(connection: Connection, tables: Tables, limit: int = 1000) -> Promot
     """Make up to `limit` due jobs ready, the longest due first. Safe in any number of processes at once."""
     jobs = tables.jobs
     due: list[Row[Any]] = []
-    for waiting in _waiting(tables):
-        rows = select(jobs.c.id).where(text(waiting), jobs.c.run_at <= tables.fixed_now()).order_by(jobs.c.run_at, jobs.c.id)
+    for some in waiting(tables):
+        rows = select(jobs.c.id).where(text(some), jobs.c.run_at <= tables.fixed_now()).order_by(jobs.c.run_at, jobs.c.id)
         due += _lock(connection, tables, rows.limit(limit))
     # Where states are looked for singly there may be more than were asked for: the commit lets go of the rest.
     due = sorted(due, key=lambda row: (row.run_at, row.id))[:limit]
@@ -41,16 +41,17 @@ def next_due(connection: Connection, tables: Tables) -> float | None:
     """Seconds until the next waiting job is due; 0 when one is due already, None when none waits."""
     jobs = tables.jobs
     waits = []
-    for waiting in _waiting(tables):
+    for some in waiting(tables):
         # A row without a time, which only a hand can have written, would come first and hide those that are due.
-        timed = select(jobs.c.run_at).where(text(waiting), jobs.c.run_at.is_not(None))
+        timed = select(jobs.c.run_at).where(text(some), jobs.c.run_at.is_not(None))
         first = timed.order_by(jobs.c.run_at, jobs.c.id).limit(1).subquery()
         waits.append(connection.execute(select(first.c.run_at - tables.now())).scalar())
     known = [wait for wait in waits if wait is not None]
     return max(0.0, min(known) / 1_000_000) if known else None
 
 
-def _waiting(tables: Tables) -> tuple[str, ...]:
+def waiting(tables: Tables) -> tuple[str, ...]:
+    """The conditions for jobs that wait for their time, each in the words of an index that has them by it."""
     return (WAITING,) if tables.dialect.partial_indexes else WAITING_SINGLY
 
 

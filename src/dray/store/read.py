@@ -6,7 +6,7 @@ table to the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
@@ -20,6 +20,7 @@ from sqlalchemy import (
     column,
     literal_column,
     select,
+    text,
     union_all,
 )
 
@@ -178,7 +179,11 @@ _HEADS = (
     " WHERE j.state = 0 AND j.queue_hash = d.q AND j.priority = d.p ORDER BY j.ready_at, j.id LIMIT 1) AS id"
     " FROM {rows}) AS n JOIN {jobs} o ON o.id = n.id"
 )
-_READY = "SELECT COUNT(*) FROM (SELECT 1 FROM {jobs} WHERE state = 0 AND queue_hash = :q LIMIT :n) AS s"
+_READY = (
+    "SELECT {hash} AS queue_hash,"
+    " (SELECT COUNT(*) FROM (SELECT 1 FROM {jobs} WHERE state = 0 AND queue_hash = {hash} LIMIT {most}) AS s) AS number"
+)
+AT_ONCE = 100  # queues counted with one statement
 _RUNNING = f"SELECT queue, COUNT(*) AS number FROM {{jobs}} WHERE state = {RUNNING} GROUP BY queue"
 
 
@@ -191,17 +196,24 @@ def queues(connection: Connection, tables: Tables, cap: int = CAP) -> list[Queue
     document = msgspec.json.encode([{"q": queue, "p": priority} for queue, priority in lanes_of(connection, tables)]).decode()
     heads = tables.text(_HEADS.replace("{rows}", tables.dialect.rows({"q": "int", "p": "int"})))
     oldest: dict[str, float] = {}
-    ready: dict[str, int] = {}
-    for row in connection.execute(heads, {"doc": document}).all():
+    names: dict[int, str] = {}
+    for row in connection.execute(heads, {"doc": document}):
         oldest[row.queue] = max(oldest.get(row.queue, 0.0), (row.age or 0) / 1_000_000)
-        if row.queue not in ready:
-            values = {"q": row.queue_hash, "n": cap + 1}
-            ready[row.queue] = connection.execute(tables.text(_READY), values).scalar_one()
+        names[row.queue_hash] = row.queue
+    ready = {names[hash]: number for hash, number in _ready(connection, tables, sorted(names), cap)}
     running = {row.queue: row.number for row in connection.execute(tables.text(_RUNNING))}
     return [
         QueueCount(queue=name, ready=ready.get(name, 0), running=running.get(name, 0), oldest=oldest.get(name))
         for name in sorted({*ready, *running})
     ]
+
+
+def _ready(connection: Connection, tables: Tables, hashes: Sequence[int], cap: int) -> Iterator[tuple[int, int]]:
+    """How many are ready in each of these queues, up to the cap plus one."""
+    for start in range(0, len(hashes), AT_ONCE):
+        some = hashes[start : start + AT_ONCE]
+        parts = [_READY.format_map({**tables.names(), "hash": hash, "most": cap + 1}) for hash in some]
+        yield from ((row[0], row[1]) for row in connection.execute(text(" UNION ALL ".join(parts))))
 
 
 # --- keys ---------------------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ from pathlib import Path
 from sqlalchemy import Connection, select, text
 
 from dray.store.connect import Database
-from dray.store.tables import RETRYING, SCHEDULED, Tables
+from dray.store.promote import waiting
+from dray.store.tables import Tables
 
 # SQL: product and version in one text.
 _VERSION = {
@@ -63,9 +64,8 @@ def vitals(connection: Connection, tables: Tables) -> Vitals:
 def next_due(connection: Connection, tables: Tables) -> float | None:
     """Seconds until the next waiting job is due, negative when it is overdue; None when none waits."""
     found: list[float] = []
-    for state in (SCHEDULED, RETRYING):
-        # Literals, and the very words of the partial index: see `read`.
-        head = f"SELECT run_at - {{now}} FROM {{jobs}} WHERE state IN (2, 3) AND state = {state} AND run_at IS NOT NULL"
+    for some in waiting(tables):
+        head = f"SELECT run_at - {{now}} FROM {{jobs}} WHERE {some} AND run_at IS NOT NULL"
         microseconds = connection.execute(tables.text(f"{head} ORDER BY run_at LIMIT 1")).scalar()
         if microseconds is not None:
             found.append(float(microseconds) / 1_000_000)
