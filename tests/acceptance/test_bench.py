@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.operations import OPERATIONS
 from benchmarks.rows import all_rows, chosen
+from benchmarks.scale import BURDENS
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,6 +44,22 @@ def test_a_peer_that_is_not_there_is_said_and_left_out(tmp_path: Path) -> None:
     assert "left out: Oban: it needs a newer Python" in done.stdout
     assert "left out: Huey: " in done.stdout
     assert (done.returncode, done.stderr) == (1, "nothing is left to measure\n")
+
+
+@pytest.mark.timeout(300)
+def test_a_small_round_at_scale_shows_every_operation_under_every_burden(tmp_path: Path) -> None:
+    output = tmp_path / "scale.json"
+    done = run("scale", "--scale", "0.001", "--held", "0.1", "--database", "sqlite", "--output", output)
+    assert done.returncode == 0, done.stderr
+    written = json.loads(output.read_text())
+    assert [burden["name"] for burden in written["burdens"]] == [burden.name for burden in BURDENS]
+    sheet = written["databases"]["sqlite"]
+    assert list(sheet["operations"]) == [operation.name for operation in OPERATIONS]
+    for operation in sheet["operations"].values():
+        assert list(operation["readings"]) == [burden.name for burden in BURDENS]
+        assert all(reading["work"] > 0 < reading["ms"] for reading in operation["readings"].values())
+    assert len(sheet["pinned"]) == 2
+    assert all(name in done.stdout for name in sheet["operations"])
 
 
 @pytest.mark.parametrize("arguments", [["speed"], ["--database", "oracle"]])
