@@ -512,7 +512,7 @@ def test_a_look_without_a_floor_out_of_turn_is_made_while_it_is_cheap() -> None:
     steady = Ticks()
     lanes = Lanes(clock=steady)
     lanes.sweep()
-    lanes.swept_in(0.004)
+    lanes.swept_in(0.02)
     assert lanes.may_sweep()
     lanes.swept_in(0.1)
     assert not lanes.may_sweep()

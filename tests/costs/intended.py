@@ -16,7 +16,7 @@ COMMON = {
     "look in vain": ["jobs.id jobs.ready jobs.ready (all)"],
     "claim": ["jobs.id jobs.ready jobs.ready (all)", "workers.id", "jobs.ready", "jobs.id"],
     "finish": ["jobs.id", "jobs.id", "jobs.id"],
-    "finish again": ["jobs.id", "history.id jobs.id"],
+    "finish again": ["jobs.id", "history.id jobs.id", "attempts.id"],
     "fail": ["jobs.id", "jobs.id", "jobs.id", ""],
     "fail for now": ["jobs.id", "jobs.id", ""],
     "hand back": ["jobs.id", "jobs.id"],
@@ -44,13 +44,16 @@ COMMON = {
 # it large, it goes by the id again.
 _MINE = "jobs.id|jobs.running (all)"
 _LOST = "jobs.running (all) workers.scan|jobs.running (all) workers.id"
+_ANYWHERE = "jobs.id jobs.ready jobs.ready (all) workers.id"  # finds the lanes and takes the jobs
+_ENDED = "history.id|history.state"  # that index ends with the id
 _STILL = "jobs.id|jobs.waiting"  # that index ends with the id
 _PARKED = "jobs.parked|jobs.parked (all)|jobs.parked (all) jobs.waiting"
 POSTGRESQL = {
-    "look in vain": ["jobs.ready"],
-    "claim": ["jobs.id jobs.ready jobs.ready (all)", "jobs.id jobs.ready workers.id"],
+    "look in vain": [_ANYWHERE],
+    "claim": [_ANYWHERE],
+    "exchange": [_MINE, "jobs.id jobs.ready jobs.ready (all)", "jobs.id jobs.ready workers.id"],
     "finish": [_MINE],
-    "finish again": [_MINE, "history.id jobs.id"],
+    "finish again": [_MINE, "history.id jobs.id", "attempts.id"],
     "fail": [_MINE, ""],
     "fail for now": [_MINE, _MINE, ""],
     "hand back": [_MINE, _MINE],
@@ -58,6 +61,8 @@ POSTGRESQL = {
     "adopt": [_PARKED, _PARKED, f"{_STILL}|{_PARKED}"],
     "nothing is lost": [_LOST],
     "rescue": [_LOST, _LOST, _MINE, _MINE, ""],
+    "prune": ["history.ended", "labels.id", "attempts.id", "output.job", _ENDED],
+    "retry": ["jobs.id", "history.id", "history.id", _ENDED],
     "prune workers": ["jobs.running (all) workers.scan", "workers.scan|workers.id"],
     "hold": ["jobs.id", _STILL],
     "release": ["jobs.id", _STILL],
@@ -72,7 +77,7 @@ MYSQL = {
     "look in vain": ["jobs.ready"],
     "claim": [*_LANES, "workers.id", "jobs.ready", "jobs.id", "jobs.id"],
     "nothing is due": ["jobs.due", "jobs.due"],
-    "promote": ["jobs.due", "jobs.due", "jobs.due", "jobs.id", "jobs.due", "jobs.id", "jobs.due", "jobs.due"],
+    "promote": ["jobs.due", "jobs.due", "jobs.due", "jobs.due", "jobs.id", "jobs.due", "jobs.due"],
     "adopt": ["jobs.parked", "jobs.parked", "jobs.id"],
     "nothing is lost": [_RUNNING],
     "rescue": [_RUNNING, _RUNNING, "jobs.id", "jobs.id", ""],
@@ -83,4 +88,4 @@ MYSQL = {
 
 def intended(database: str) -> dict[str, list[str]]:
     ways = COMMON | {"sqlite": {}, "postgresql": POSTGRESQL}.get(database, MYSQL)
-    return {**ways, "exchange": [*ways["finish"], *ways["claim"]]}
+    return {"exchange": [*ways["finish"], *ways["claim"]], **ways}

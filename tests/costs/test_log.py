@@ -47,23 +47,23 @@ def limit(measured: int) -> float:
 
 
 def test_single_enqueues(bed: Bed) -> None:
-    assert logged(bed, lambda _: [bed.add() for _ in range(BATCH)]) <= limit(574)
+    assert logged(bed, lambda _: [bed.add() for _ in range(BATCH)]) <= limit(432)
 
 
 def test_enqueues_in_bulk(bed: Bed) -> None:
-    assert logged(bed, lambda _: bed.add(BATCH)) <= limit(529)
+    assert logged(bed, lambda _: bed.add(BATCH)) <= limit(389)
 
 
 def test_claims(bed: Bed) -> None:
-    assert logged(bed, lambda _: bed.claim(BATCH)) <= limit(627)
+    assert logged(bed, lambda _: bed.claim(BATCH)) <= limit(463)
 
 
 def test_ends(bed: Bed) -> None:
-    assert logged(bed, bed.finish, lambda: bed.claim(BATCH)) <= limit(604)
+    assert logged(bed, bed.finish, lambda: bed.claim(BATCH)) <= limit(685)
 
 
 def test_hand_backs(bed: Bed) -> None:
-    assert logged(bed, lambda runs: bed.finish(runs, HandedBack()), lambda: bed.claim(BATCH)) <= limit(635)
+    assert logged(bed, lambda runs: bed.finish(runs, HandedBack()), lambda: bed.claim(BATCH)) <= limit(486)
 
 
 def test_looks_in_vain_log_nothing(bed: Bed) -> None:

@@ -76,16 +76,21 @@ def wired(new_bed: Callable[[], Bed]) -> Iterator[Wired]:
     wired.close()
 
 
+ONE = Taken(1, 1, 1)  # PostgreSQL finds and takes jobs in a single statement; if it finds none, nothing is logged
+
+
 class Expected(NamedTuple):
     """Statements on each database, and whether they are in a transaction: BEGIN and COMMIT are a turn each."""
 
     sqlite: int
-    postgresql: int
+    postgresql: int | Taken
     mysql: int
     transaction: bool = True
 
     def on(self, wired: Wired) -> Taken:
         name = wired.bed.dialect.name
+        if name == "postgresql" and isinstance(self.postgresql, Taken):
+            return self.postgresql
         statements = self.mysql if name == "mysql" else self.sqlite if name == "sqlite" else self.postgresql
         turns = None if wired.proxy is None else statements + 2 * self.transaction
         return Taken(statements, int(self.transaction), turns)
@@ -129,8 +134,8 @@ def test_a_claim_of_any_size(wired: Wired, count: int) -> None:
     wired.bed.add(2 * count)
     pickup = Lanes(clock=lambda: 0.0)
     # MySQL is asked once more, for what is behind a lane that was not known.
-    check(wired, Expected(4, 2, 6), lambda: wired.bed.claim(count, pickup=pickup))
-    check(wired, Expected(3, 1, 4), lambda: wired.bed.claim(count, pickup=pickup))
+    check(wired, Expected(4, ONE, 6), lambda: wired.bed.claim(count, pickup=pickup))
+    check(wired, Expected(3, ONE, 4), lambda: wired.bed.claim(count, pickup=pickup))
 
 
 @pytest.mark.parametrize("count", [100, 500])
@@ -145,7 +150,7 @@ def test_ends_and_the_next_claim_share_a_transaction(wired: Wired, count: int) -
     wired.bed.add(3 * count)
     pickup = Lanes(clock=lambda: 0.0)
     runs = wired.bed.claim(count, pickup=pickup)
-    check(wired, Expected(6, 2, 7), lambda: wired.bed.exchange(runs, count, pickup))
+    check(wired, Expected(6, 3, 7), lambda: wired.bed.exchange(runs, count, pickup))
 
 
 @pytest.mark.parametrize("count", [100, 500])
@@ -169,7 +174,7 @@ def test_other_ends_of_any_number(wired: Wired, count: int, outcome: Outcome, ex
 
 def test_looks_in_vain_are_reads_without_a_transaction(wired: Wired) -> None:
     bed, store = wired.bed, wired.bed.store
-    check(wired, Expected(1, 1, 1, transaction=False), lambda: store.claim(bed.worker, bed.pickup("none"), 100))
+    check(wired, Expected(1, ONE, 1, transaction=False), lambda: store.claim(bed.worker, bed.pickup("none"), 100))
     check(wired, Expected(1, 1, 2, transaction=False), store.promote)
     check(wired, Expected(1, 1, 1, transaction=False), store.rescue)
 

@@ -114,7 +114,7 @@ def test_a_connection_made_to_a_read_only_file_is_not_kept_for_longer(tmp_path: 
     ("code", "kind"),
     [
         ("SQLITE_IOERR_FSYNC", OutcomeUnknown),
-        ("SQLITE_IOERR_WRITE", StoreUnavailable),
+        ("SQLITE_IOERR_WRITE", OutcomeUnknown),
         ("SQLITE_FULL", StoreUnavailable),
     ],
 )

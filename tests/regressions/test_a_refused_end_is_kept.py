@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from itertools import count
 from typing import Any
 
 import pytest
 
 from dray.errors import StoreError, StoreUnavailable
-from dray.finisher import Finisher
+from dray.finisher import REFUSED_AGAIN, Finisher
 from dray.job import Change, Claim, Finish, Lease, State
 from dray.store.base import Exchange, Finished
 
@@ -60,7 +61,8 @@ REFUSED, AWAY = StoreError("refused"), StoreUnavailable("away")
 )
 def test_no_end_is_forgotten(moods: Sequence[Exception | None]) -> None:
     store, settled = Moody(moods), list[Lease]()
-    finisher = Finisher(store, None, settled.append)  # type: ignore[arg-type]
+    hours = count(step=3600)
+    finisher = Finisher(store, None, settled.append, clock=lambda: float(next(hours)))  # type: ignore[arg-type]
     batch = [end(id) for id in (1, 2, 3)]
     given: Sequence[Finish] = batch
     for _ in range(10):
@@ -76,12 +78,15 @@ def test_no_end_is_forgotten(moods: Sequence[Exception | None]) -> None:
 
 
 def test_one_that_is_always_refused_keeps_back_nobody() -> None:
-    store, settled = Moody([REFUSED, REFUSED, REFUSED]), list[Lease]()
-    finisher = Finisher(store, None, settled.append)  # type: ignore[arg-type]
+    store, settled, now = Moody([REFUSED, REFUSED, REFUSED]), list[Lease](), [100.0]
+    finisher = Finisher(store, None, settled.append, clock=lambda: now[0])  # type: ignore[arg-type]
     batch = [end(id) for id in (1, 2, 3)]
     with pytest.raises(StoreError):
         finisher.write(batch, 1, None, 0)  # type: ignore[arg-type]
-    with pytest.raises(StoreError):
-        finisher.write([], 1, None, 0)  # type: ignore[arg-type]
+    finisher.write([], 1, None, 0)  # type: ignore[arg-type]
     assert sorted(one.id for one in settled) == [2, 3]
+    assert not finisher.owes
+    now[0] += REFUSED_AGAIN
     assert finisher.owes
+    finisher.write([], 1, None, 0)  # type: ignore[arg-type]
+    assert sorted(one.id for one in settled) == [1, 2, 3]

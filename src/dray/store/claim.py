@@ -40,7 +40,7 @@ LANES_EVERY = 0.05  # seconds: an urgent job is seen by then, however busy the w
 SWEEP_SHARE = 20  # a look without floors may take one part in so many of the time
 FURTHEST = 10_000  # how deep in a lane is looked for jobs that no other claimer is at
 SWEEP_EVERY = (0.25, 10.0)  # seconds: never more often, never more seldom
-CHEAP = 0.005  # seconds: a look without floors that takes no longer is made whenever it may find something
+CHEAP = 0.025  # seconds: a look without floors that takes no longer is made whenever it may find something
 
 
 @dataclass(slots=True)
@@ -137,13 +137,12 @@ def claim_anywhere(connection: Connection, tables: Tables, worker_id: int, lanes
     """The same in a single statement that also finds the lanes, without floors: one round trip for a worker that has waited."""
     if limit <= 0:
         return []
-    started = time.monotonic()
     lanes.sweep()
     wanted = [name_hash(queue) for queue in lanes.queues]
     template = _CLAIM_ANYWHERE.replace("{wanted}", " WHERE q = ANY(CAST(:wanted AS bigint[]))" if wanted else "")
     values = {"n": limit, "w": worker_id, "first": lanes.first, **({"wanted": wanted} if wanted else {})}
     rows = _taken(connection.execute(tables.text(template), values).all(), worker_id)
-    lanes.swept_in(time.monotonic() - started)
+    lanes.swept_in(lanes.clock() - lanes.swept)
     _remember(lanes, rows, tables)
     claims = _in_order(rows)
     if claims:
@@ -183,11 +182,11 @@ def _timed(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes,
     if not lanes.known:
         return []
     sweeping = not lanes.floors
-    started = time.monotonic()
+    started = lanes.clock()
     rows = _claim(connection, tables, worker_id, lanes, limit)
     if sweeping:
-        lanes.swept_in(time.monotonic() - started)
         lanes.swept = lanes.clock()
+        lanes.swept_in(lanes.swept - started)
     return rows
 
 
