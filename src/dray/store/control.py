@@ -215,11 +215,11 @@ def _carry(
     if not ids:
         return
     mine = select(*[_expression(source, column.name, values).label(column.name) for column in source.c])
-    # The sum keeps SQLite from looking through all jobs of these states, by their index, for those with the ids.
+    # The sums keep SQLite and PostgreSQL from looking through all jobs of these states, by their index, for those with the ids.
     mine = mine.where(source.c.id.in_(sorted(ids)), (source.c.state + literal_column("0")).in_(states))
     connection.execute(insert(target).from_select([column.name for column in source.c], mine))
     short = source.name.removeprefix(tables.prefix)
-    expected = f"j.state IN ({', '.join(map(str, states))})"
+    expected = f"j.state + 0 IN ({', '.join(map(str, states))})"
     gone = tables.text(tables.dialect.delete_ids(f"{{{short}}}", where=expected))
     connection.execute(gone, {"doc": document(sorted(ids))})
 

@@ -30,7 +30,7 @@ def prune_batch(connection: Connection, tables: Tables, state: State, older_than
         delete("{labels}", "job_id"),
         delete("{attempts}", "job_id"),
         delete("{output}", "job_id", index=by_job),
-        delete("{history}", where=f"j.state = {STATE[state]}"),
+        delete("{history}", where=f"j.state + 0 = {STATE[state]}"),  # the sum: by the ids, not by an index of states
     )
     counts = [connection.execute(tables.text(one), {"doc": document(ids)}).rowcount for one in statements]
     return counts[-1]
