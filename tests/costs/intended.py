@@ -45,7 +45,6 @@ COMMON = {
 _MINE = "jobs.id|jobs.running (all)"
 _LOST = "jobs.running (all) workers.scan|jobs.running (all) workers.id"
 _ANYWHERE = "jobs.id jobs.ready jobs.ready (all) workers.id"  # finds the lanes and takes the jobs
-_ENDED = "history.id|history.state"  # that index ends with the id
 _STILL = "jobs.id|jobs.waiting"  # that index ends with the id
 _PARKED = "jobs.parked|jobs.parked (all)|jobs.parked (all) jobs.waiting"
 POSTGRESQL = {
@@ -61,8 +60,6 @@ POSTGRESQL = {
     "adopt": [_PARKED, _PARKED, f"{_STILL}|{_PARKED}"],
     "nothing is lost": [_LOST],
     "rescue": [_LOST, _LOST, _MINE, _MINE, ""],
-    "prune": ["history.ended", "labels.id", "attempts.id", "output.job", _ENDED],
-    "retry": ["jobs.id", "history.id", "history.id", _ENDED],
     "prune workers": ["jobs.running (all) workers.scan", "workers.scan|workers.id"],
     "hold": ["jobs.id", _STILL],
     "release": ["jobs.id", _STILL],
