@@ -34,6 +34,11 @@ LEVELS = {
 }
 
 
+def heard(event: str) -> bool:
+    """Whether anybody would hear it: for what is told of each job."""
+    return bool(_listeners) or logger.isEnabledFor(LEVELS.get(event, logging.DEBUG))
+
+
 def emit(event: str, **facts: Any) -> None:
     """Tell everybody who listens. A listener that raises is logged and never disturbs who emits."""
     level = LEVELS.get(event, logging.DEBUG)

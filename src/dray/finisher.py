@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from dray import events
 from dray.errors import DrayError, StoreError, StoreUnavailable, WorkerGone
@@ -140,11 +141,18 @@ class Finisher:
 
 
 def _tell(claim: Claim, change: Change, ran: float) -> None:
-    facts = {"job_id": claim.id, "task": claim.task, "attempt": claim.attempt}
+    name = _EVENTS.get(change.state, "job.finished")
+    if not events.heard(name):
+        return
+    facts: dict[str, object] = {"job_id": claim.id, "task": claim.task, "attempt": claim.attempt}
     match change.state:
         case State.FAILED:
-            events.emit("job.failed", **facts, error=change.error)
+            facts |= {"error": change.error}
         case State.RETRYING:
-            events.emit("job.retrying", **facts, delay=change.delay, error=change.error)
+            facts |= {"delay": change.delay, "error": change.error}
         case _:
-            events.emit("job.finished", **facts, state=change.state, seconds=ran)
+            facts |= {"state": change.state, "seconds": ran}
+    events.emit(name, **facts)
+
+
+_EVENTS = {State.FAILED: "job.failed", State.RETRYING: "job.retrying"}

@@ -306,8 +306,7 @@ class Died:
 Outcome = Done | Failed | Snoozed | Skipped | Parked | Cancelled | HandedBack | Died
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class Change(msgspec.Struct, frozen=True, kw_only=True):
     """What becomes of a running job: the state it goes to and what is written with it. Made by `lifecycle.decide`."""
 
     state: State

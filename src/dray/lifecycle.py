@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol, assert_never
+
+from msgspec.structs import replace
 
 from dray.errors import BadOption
 from dray.job import (

@@ -38,6 +38,9 @@ class Ran(NamedTuple):
     stop: bool = False
 
 
+_NOTHING = Ran(Done())
+
+
 class Prepared(NamedTuple):
     """A task that can be called, and its arguments."""
 
@@ -101,7 +104,7 @@ class Runner:
 
     def _returned(self, value: object) -> Ran:
         if value is None:
-            return Ran(Done())
+            return _NOTHING
         try:
             if isinstance(value, Report):
                 value.to_json()

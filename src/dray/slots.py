@@ -195,6 +195,9 @@ class Slots:
             self._on_done()
 
 
+_SAYS_SO = int(Flag.SUSPECT | Flag.FAIL_ON_CRASH)  # a plain number: asked of each job
+
+
 def needs_mark(claim: Claim) -> bool:
     """Whether a job writes down that it starts before user code is reached: where a death would otherwise be a riddle."""
-    return claim.crashes > 0 or bool(claim.flags & (Flag.SUSPECT | Flag.FAIL_ON_CRASH))
+    return claim.crashes > 0 or claim.flags & _SAYS_SO != 0

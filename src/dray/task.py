@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypedDict, dataclass_transform
 
@@ -104,6 +105,7 @@ class Definition:
         self.defaults = defaults
         self.aliases = tuple(aliases)
         self.signature = _signature(target)
+        self._fewest, self._most = _by_position(self.signature)
         self.signature_number = name_hash(_shape(self.signature)) or 1
         self.is_class = isinstance(target, type)
         body = target.run if isinstance(target, type) and issubclass(target, Task) else target
@@ -112,6 +114,8 @@ class Definition:
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Raise BadArguments unless a call with these arguments would fit; nothing is called."""
+        if not kwargs and self._fewest <= len(args) <= self._most:
+            return
         try:
             self.signature.bind(*args, **kwargs)
         except TypeError as error:
@@ -132,6 +136,21 @@ class Definition:
             return inspect.getsourcefile(self.target) or "", line
         except (OSError, TypeError):
             return None
+
+
+def _by_position(signature: inspect.Signature) -> tuple[float, float]:
+    """How many arguments, at least and at most, fit a call by position alone. Asking the signature itself takes long."""
+    fewest = most = 0.0
+    for parameter in signature.parameters.values():
+        must = parameter.default is parameter.empty
+        match parameter.kind:
+            case parameter.POSITIONAL_ONLY | parameter.POSITIONAL_OR_KEYWORD:
+                fewest, most = fewest + must, most + 1
+            case parameter.VAR_POSITIONAL:
+                most = math.inf
+            case parameter.KEYWORD_ONLY if must:
+                fewest = math.inf
+    return fewest, most
 
 
 def _signature(target: Callable[..., Any] | type[Task]) -> inspect.Signature:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 
 from dray.errors import BadOption
@@ -178,7 +178,7 @@ def test_what_an_operator_said_meanwhile_is_heeded(outcome: Outcome) -> None:
     assert cancelled.counted == change.counted
     assert heed(change, int(Flag.CANCEL | Flag.HELD)).state is CANCELLED
     if change.state is READY:
-        assert held == dataclasses.replace(change, state=BLOCKED, reason=Reason.HELD)
+        assert held == msgspec.structs.replace(change, state=BLOCKED, reason=Reason.HELD)
     else:  # it is looked at when it would become ready
         assert held == change
 
