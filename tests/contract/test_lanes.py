@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from dray.job import name_hash
+from dray.store.claim import Lanes
 from dray.store.lanes import Lane, lanes_of
 from tests.contract.bench import Bench
 from tests.servers import Database
@@ -79,3 +80,31 @@ def test_all_lanes_are_found_whatever_floors_there_are(filled: Bench, floored: s
     mine = {name_hash("q3"), name_hash("q5"), name_hash("taken")}
     found = filled.call(lanes_of, mine, (), low)
     assert [one for one in found if one[0] in mine] == [one for one in wanted if one[0] in mine]
+
+
+def test_lanes_are_looked_for_more_seldom_where_that_is_dear(bench: Bench) -> None:
+    """An urgent job is seen after fifty milliseconds; or, where a look takes long, when that is a twentieth of the time."""
+    now = 100.0
+    took = 0.0
+
+    def clock() -> float:
+        nonlocal now
+        now += took
+        return now
+
+    lanes = Lanes(clock=clock)
+
+    def looks(after: float) -> bool:
+        nonlocal now
+        now += after
+        return bool(bench.call(lambda connection, tables: lanes.refresh(connection, tables)))
+
+    assert looks(0)
+    assert [looks(0.04), looks(0.02), looks(0.06)] == [False, True, True]
+    took = 0.01
+    assert looks(0.06)
+    assert [looks(0.1), looks(0.15)] == [False, True]
+    took = 5.0
+    assert looks(0.3)
+    took = 0.0
+    assert [looks(0.9), looks(0.2)] == [False, True]

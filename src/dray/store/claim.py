@@ -42,8 +42,8 @@ _SOONEST = itemgetter(*map(_COLUMNS.index, ("priority", "ready_at", "id")))
 _LANE = itemgetter(*map(_COLUMNS.index, ("queue_hash", "priority")))
 _READY_AT = _COLUMNS.index("ready_at")
 
-LANES_EVERY = 0.05  # seconds: an urgent job is seen by then, however busy the worker is
-SWEEP_SHARE = 20  # a look without floors may take one part in so many of the time
+LANES_EVERY = (0.05, 1.0)  # seconds: an urgent job is seen by then, however busy the worker is
+SWEEP_SHARE = 20  # a look without floors, and one for lanes, may take one part in so many of the time
 FURTHEST = 10_000  # how deep in a lane is looked for jobs that no other claimer is at
 SWEEP_EVERY = (0.25, 10.0)  # seconds: never more often, never more seldom
 CHEAP = 0.025  # seconds: a look without floors that takes no longer is made whenever it may find something
@@ -65,6 +65,7 @@ class Lanes:
     turn: int = 0
     first: int = 0  # the hash from which on a queue is the first of its priority, when all lanes are looked at in one statement
     looked: float = float("-inf")
+    look_after: float = LANES_EVERY[0]
     swept: float = float("-inf")
     sweep_after: float = SWEEP_EVERY[0]
     sweep_cost: float = 0.0  # seconds, of the last one
@@ -72,12 +73,14 @@ class Lanes:
     def refresh(self, connection: Connection, tables: Tables, *, force: bool = False) -> bool:
         """Ask which lanes have ready jobs, unless that is known from a moment ago; True when it asked."""
         now = self.clock()
-        if not force and now - self.looked < LANES_EVERY:
+        if not force and now - self.looked < self.look_after:
             return False
         wanted = {name_hash(queue) for queue in self.queues}
         found = lanes_of(connection, tables, wanted, self.known, self.floors)
         self.known = [lane for lane in found if not wanted or lane[0] in wanted]
-        self.looked = now
+        self.looked = self.clock()
+        # Dear with a thousand queues, or where MySQL wades through what an old snapshot keeps in the index.
+        self.look_after = min(max(SWEEP_SHARE * (self.looked - now), LANES_EVERY[0]), LANES_EVERY[1])
         return True
 
     def in_order(self) -> list[Lane]:
@@ -235,6 +238,9 @@ _CANDIDATES = (
     "SELECT id FROM {jobs} WHERE state = 0 AND queue_hash = :q AND priority = :p AND ready_at >= :f"
     " ORDER BY ready_at, id LIMIT :n"
 )
+# MySQL, as its statistics grow old, goes to the head of the lane instead of the floor, unless the columns before are given as
+# ranges too. No other index is in the order that is asked for.
+_CANDIDATES_MYSQL = _CANDIDATES.replace("state = 0", "state >= 0 AND state <= 0").replace("BY ", "BY state, ")
 _TAKE = (
     "UPDATE {jobs} SET state = 1, fence = fence + 1, attempt = attempt + 1, worker_id = :w, claimed_at = {now},"
     " started_at = NULL WHERE state = 0 AND id IN (SELECT d.id FROM {rows})"
@@ -312,7 +318,8 @@ def _lock_in_lane(
 
 def _candidates(connection: Connection, tables: Tables, lanes: Lanes, lane: Lane, limit: int) -> list[int]:
     values = {"q": lane[0], "p": lane[1], "f": lanes.floors.get(lane, 0), "n": limit}
-    return [row[0] for row in connection.execute(tables.text(_CANDIDATES), values).all()]
+    template = _CANDIDATES_MYSQL if tables.dialect.name == "mysql" else _CANDIDATES
+    return [row[0] for row in connection.execute(tables.text(template), values).all()]
 
 
 def _lock(connection: Connection, tables: Tables, worker_id: int, ids: list[int]) -> list[Row[Any]]:
