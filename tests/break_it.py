@@ -86,7 +86,14 @@ FAULTS = [
         "mysql",
     ),
     Fault("no turns among queues", "claim", "self.turn += 1", "pass", CONTRACT, "take_turns"),
-    Fault("urgent ones are not looked for", "claim", "LANES_EVERY = (0.05, 1.0)", "LANES_EVERY = (500, 500)", CONTRACT, "urgent_job_is_seen"),
+    Fault(
+        "urgent ones are not looked for",
+        "claim",
+        "LANES_EVERY = (0.05, 1.0)",
+        "LANES_EVERY = (500, 500)",
+        CONTRACT,
+        "urgent_job_is_seen",
+    ),
     # finish
     Fault(
         "no fence at the end", "finish", 'j.fence = d.f AND j.state = 1"', 'j.state = 1"', CONTRACT, "lost_lease", "postgresql"
