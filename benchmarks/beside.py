@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from benchmarks.report import Series
-
-RATE = "jobs/s"
+from benchmarks.series import RATE, Series
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -11,23 +11,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.beside import RATE, comparisons
+from benchmarks.beside import comparisons
 from benchmarks.rows import Figures, Row, Size
+from benchmarks.series import RATE, Series
 
 CPU = "CPU µs/job"
-
-
-@dataclass(slots=True)
-class Series:
-    """All repetitions of one row on one database."""
-
-    database: str
-    row: Row
-    figures: list[Figures] = field(default_factory=list)
-    others: list[float] = field(default_factory=list)  # processors that everybody else used meanwhile
-
-    def median(self, name: str) -> float:
-        return median(one[name] for one in self.figures)
 
 
 class Report:
