@@ -7,7 +7,7 @@ station here, and one more chapter of acts in the story. What operators do is in
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dray.job import Flag, Lease, NewJob, Ready, Reason, State
@@ -92,6 +92,7 @@ class Model:
     labels: dict[int, dict[str, str]] = field(default_factory=dict)
     attempts: dict[Lease, tuple[int, State, int | None, str | None]] = field(default_factory=dict)
     lines: list[tuple[int, int, str]] = field(default_factory=list)
+    as_claimed: dict[Lease, Job] = field(default_factory=dict)
     newest: int = 0  # the last id that was given out
 
     def where(self, *states: State, worker: int | None = None) -> list[Job]:
@@ -174,6 +175,7 @@ class Model:
             job.state, job.worker_id, job.claimed_at, job.started_at = State.RUNNING, worker, self.now, None
             job.fence += 1
             job.attempt += 1
+            self.as_claimed[job.lease] = replace(job)
 
     def holds(self, lease: Lease) -> Job | None:
         """The job to which this lease still gives the right to write."""
@@ -193,13 +195,22 @@ class Model:
     def finish(self, runs: Sequence[Run], *, again: bool = False) -> tuple[set[Lease], list[Ready]]:
         """What becomes of runs; whose lease was lost writes nothing."""
         mine = [run for run in runs if self.holds(run.lease)]
-        before = [run.lease for run in runs if again and run not in mine and self._was_left(run.lease)]
+        before = [run.lease for run in runs if again and run not in mine and self._was_written(run)]
         ready = [ready for run in mine for ready in self._end(self.jobs[run.lease.id], run)]
         return {run.lease for run in mine} | set(before), ready
 
-    def _was_left(self, lease: Lease) -> bool:
-        job = self.jobs.get(lease.id)
-        return job is not None and job.fence == lease.fence and job.state is not State.RUNNING
+    def _was_written(self, run: Run) -> bool:
+        """Whether it left its trace: a rescue may have come first, and leaves the fence as it is."""
+        job = self.jobs.get(run.lease.id)
+        if job is None or job.fence != run.lease.fence or job.state is State.RUNNING:
+            return False
+        claimed = self.as_claimed[run.lease]
+        end = verdict(claimed, run.outcome)
+        if end.error is not None:
+            return run.lease in self.attempts and self.attempts[run.lease][-1] == end.error
+        if end.state is State.SCHEDULED:
+            return job.snoozes > claimed.snoozes
+        return job.state is end.state or not end.state.ended
 
     def _end(self, job: Job, run: Run) -> list[Ready]:
         end = verdict(job, run.outcome)
