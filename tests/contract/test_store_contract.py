@@ -520,6 +520,22 @@ def test_a_look_without_a_floor_out_of_turn_is_made_while_it_is_cheap() -> None:
     assert lanes.may_sweep()
 
 
+def test_while_looks_without_floors_are_dear_those_in_vain_keep_the_floors(store: SqlStore, several_writers: None) -> None:
+    steady = Ticks()
+    lanes, worker = Lanes(clock=steady), hire(store)
+    add(store, 3)
+    store.finish([end(one) for one in store.claim(worker, lanes, 5)])
+    assert lanes.floors
+    lanes.swept_in(60.0)
+    for _ in range(3):
+        steady.now += 1.0
+        assert store.claim(worker, lanes, 5) == []
+        assert lanes.floors
+    (late,) = add(store, 1)
+    steady.now += 1.0
+    assert [one.id for one in store.claim(worker, lanes, 5)] == [late]
+
+
 def test_queues_of_one_priority_take_turns_at_being_first(store: SqlStore) -> None:
     for queue in "abc":
         add(store, 30, queue=queue)

@@ -145,12 +145,14 @@ def claim_anywhere(connection: Connection, tables: Tables, worker_id: int, lanes
     """The same in a single statement that also finds the lanes, without floors: one round trip for a worker that has waited."""
     if limit <= 0:
         return []
-    lanes.sweep()
+    lanes.swept = lanes.clock()
     wanted = [name_hash(queue) for queue in lanes.queues]
     template = _CLAIM_ANYWHERE.replace("{wanted}", " WHERE q = ANY(CAST(:wanted AS bigint[]))" if wanted else "")
     values = {"n": limit, "w": worker_id, "first": lanes.first, **({"wanted": wanted} if wanted else {})}
     rows = _taken(connection.execute(tables.text(template), values).all(), worker_id)
     lanes.swept_in(lanes.clock() - lanes.swept)
+    if rows:
+        lanes.floors.clear()  # else they stay: when looks without them have become dear, they are all there is
     claims = _learn(lanes, rows, tables)
     if claims:
         lanes.first = name_hash(claims[0].queue) + 1  # behind this one: another queue's turn to be first

@@ -142,7 +142,8 @@ class SqlStore:
             return self.database.once(lambda connection: claim_anywhere(connection, self.tables, worker_id, lanes, limit))
         looked = self.database.once(lambda connection: lanes.refresh(connection, self.tables, force=not lanes.known))
         if not lanes.known:
-            lanes.sweep()
+            if lanes.may_sweep():
+                lanes.sweep()
             return []
         return self.database.transact(lambda connection: claim(connection, self.tables, worker_id, lanes, limit, looked=looked))
 
