@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 logger = logging.getLogger("dray")
+logger.addHandler(logging.NullHandler())  # who sets up no log is not told on stderr either (S2.10)
 
 Listener = Callable[[str, dict[str, Any]], None]
 _listeners: list[Listener] = []

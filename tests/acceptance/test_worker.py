@@ -365,6 +365,7 @@ def test_a_suspect_leaves_a_mark_before_user_code_is_reached(app: Dray) -> None:
     assert {usual.refresh().state, suspect.refresh().state} == {State.SUCCEEDED}
 
 
+@pytest.mark.rows("S3.1")
 @rows("S0.24")
 def test_a_job_can_write_a_log_that_is_kept(app: Dray) -> None:
     @app.task

@@ -110,6 +110,7 @@ def _mysql(connection: sa.Connection, tables: Tables) -> dict[str, Any]:
     return seen
 
 
+@pytest.mark.rows("S2.75")
 @pytest.mark.parametrize("way", ["upgraded", "printed"])
 def test_every_way_leads_to_the_same_schema(own: Database, way: str) -> None:
     fresh, other = Tables(own.dialect, "fresh_"), Tables(own.dialect, "other_")
@@ -198,6 +199,7 @@ def test_a_second_upgrade_does_nothing(own: Database, tables: Tables) -> None:
     assert len(lines) == 1
 
 
+@pytest.mark.rows("S2.18")
 def test_an_upgrade_finds_nothing_to_do_after_first_use(own: Database, tables: Tables) -> None:
     schema.create_fresh(own, tables)
     assert schema.upgrade(own, tables) == []
@@ -499,6 +501,7 @@ def test_the_view_shows_live_and_ended_jobs_in_words(own: Database, place: Table
     assert new["finished_at"] is old["run_at"] is None
 
 
+@pytest.mark.rows("S0.14")
 def test_the_view_has_a_word_for_every_code(own: Database, tables: Tables) -> None:
     schema.create_fresh(own, tables)
     states = [row(tables, state, id=number) for number, state in enumerate(State, 1)]

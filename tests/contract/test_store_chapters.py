@@ -53,7 +53,7 @@ def bench(database: Database) -> Iterator[Bench]:
 # --- add --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.rows("C8")
+@pytest.mark.rows("C8", "S0.13")
 def test_ids_come_in_the_order_of_the_jobs(bench: Bench) -> None:
     jobs = [NewJob(task="t", queue="q", args=str(number), labels={"n": str(number)}) for number in range(2500)]
     added = bench.call(add, jobs)
@@ -105,6 +105,7 @@ def test_producers_that_insert_at_once_are_told_the_ids_of_their_own_jobs(bench:
     assert told == dict(bench.query("SELECT id, args FROM {jobs}"))
 
 
+@pytest.mark.rows("S2.28")
 def test_a_job_for_later_is_scheduled_and_one_whose_time_has_passed_is_ready(bench: Bench) -> None:
     soon = bench.clock.now + 5_000_000
     job = {"task": "t", "queue": "q", "args": "{}"}
@@ -154,6 +155,7 @@ def test_a_worker_that_is_not_alive_gets_nothing(bench: Bench) -> None:
     assert bench.states(*ids) == [State.READY] * 2
 
 
+@pytest.mark.rows("S3.34")
 def test_two_claimers_never_get_the_same_job(bench: Bench) -> None:
     ids = bench.add(60)
     got: list[int] = []
@@ -271,6 +273,7 @@ def test_every_end_is_stamped(bench: Bench, state: State) -> None:
     assert job.finished_at is not None
 
 
+@pytest.mark.rows("S2.79", "S3.47")
 def test_what_is_written_at_the_end_is_read_as_it_was(bench: Bench) -> None:
     text = 'a "quoted" \\ back\\n\nline\ttab é 漢 😀 %s :now {jobs} \u2028'
     report = Report.warning(text, Report.error("deep", data={"n": [1, None]}))

@@ -303,6 +303,7 @@ def test_long_lines_are_written_in_several_statements(bench: Bench) -> None:
 # --- the database's own clock ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.rows("C98")
 def test_every_chapter_works_by_the_clock_of_the_database(database: Database) -> None:
     bench = Bench(database.url, clock=False)
     before = datetime.now(UTC) - timedelta(seconds=2)

@@ -54,6 +54,7 @@ DEATH = "its worker died"
 # --- decide ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.rows("S2.38", "S2.41")
 @pytest.mark.parametrize(
     ("job", "outcome", "change"),
     [
@@ -273,11 +274,13 @@ def test_can_knows_the_moves_and_no_others() -> None:
     assert {move.after for move in MOVES if move.before is None} == {READY, SCHEDULED}
 
 
+@pytest.mark.rows("S2.39")
 def test_an_end_is_left_only_by_a_retry() -> None:
     left = {(move.before, move.after, move.by.split(",")[0]) for move in MOVES if move.before is not None and move.before.ended}
     assert left == {(FAILED, READY, "retry"), (CANCELLED, READY, "retry"), (SUCCEEDED, READY, "retry")}
 
 
+@pytest.mark.rows("S2.40")
 def test_only_a_claim_starts_a_run() -> None:
     assert [(move.before, move.by) for move in MOVES if move.after is State.RUNNING] == [(READY, "claim")]
 

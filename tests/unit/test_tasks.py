@@ -58,6 +58,7 @@ def context(**facts: Any) -> Context:
 # --- registration ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.rows("S3.9")
 def test_a_task_is_still_an_ordinary_function(app: Dray) -> None:
     task = app.task(add)
     assert task(1, 2, c=4) == 7
@@ -208,6 +209,7 @@ def test_a_call_that_does_not_fit_fails_in_the_producer(
     assert store.jobs == []
 
 
+@pytest.mark.rows("S3.10", "S3.11")
 def test_a_call_that_fits_is_stored_as_it_was_made(app: Dray, store: Counting) -> None:
     task = app.task(add)
     task.enqueue(1)
@@ -224,6 +226,7 @@ def test_a_value_that_cannot_be_stored_fails_in_the_producer(app: Dray, store: C
     assert store.jobs == []
 
 
+@pytest.mark.rows("S2.31")
 def test_of_many_calls_all_are_added_or_none(app: Dray, store: Counting) -> None:
     task = app.task(add)
 
@@ -306,7 +309,7 @@ class Hooked(Task):
 HOOKS: list[int] = []
 
 
-@pytest.mark.rows("S0.12")
+@pytest.mark.rows("S0.12", "S3.8")
 def test_a_class_is_a_task_with_typed_fields(app: Dray, store: Counting) -> None:
     assert app.task(queue="hello")(Greet) is Greet
     app.enqueue(Greet(name="ann", times=2))
@@ -373,6 +376,7 @@ def test_an_instance_takes_no_further_arguments(app: Dray, store: Counting) -> N
 BERLIN = timezone(timedelta(hours=1))
 
 
+@pytest.mark.rows("S2.21", "S2.24")
 def test_the_options_of_an_enqueue_arrive(app: Dray, store: Counting) -> None:
     task = app.task(queue="mail")(add)
     at = datetime(2030, 1, 1, 13, 0, 0, 250_001, tzinfo=BERLIN)
