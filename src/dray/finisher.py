@@ -73,14 +73,13 @@ class Finisher:
         Whatever the database raises goes on to the caller; the ends are kept, and written with the next call.
         """
         again = bool(self._unknown)
+        self._unknown = [*self._unknown, *finishes]
         if self._clock() >= self._again_at:
-            self._unknown += self._refused
-            self._refused, self._again_at, self._poisoned = [], float("inf"), True
-        batch = [*self._unknown, *finishes]
-        self._unknown = batch
+            self._try_refused()
         if self._poisoned:
             self._one_by_one()
-            return []
+            return self._store.claim(worker_id, pickup, wanted) if wanted > 0 else []
+        batch = self._unknown
         try:
             result = self._store.exchange(worker_id, pickup, batch, wanted, again=again)
         except WorkerGone:
@@ -104,6 +103,15 @@ class Finisher:
                 # Somebody took it over: this result counts for nothing, and is never written again.
                 events.emit("job.lease_lost", job_id=lease.id, fence=lease.fence, task=one.claim.task)
             self._on_settled(lease)
+
+    def _try_refused(self) -> None:
+        """Try what was refused once more, apart from all else, which shall not be written singly because of it."""
+        others, self._unknown = self._unknown, self._refused
+        poisoned, self._refused, self._again_at = self._poisoned, [], float("inf")
+        try:
+            self._one_by_one()
+        finally:
+            self._unknown, self._poisoned = [*others, *self._unknown], poisoned
 
     def _one_by_one(self) -> None:
         """A batch was refused: write its members singly, so that the one at fault blocks nobody else.

@@ -17,7 +17,6 @@ When the worker dies, this process is the first to know, and writes it down: nob
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import json
 import os
@@ -31,6 +30,7 @@ from typing import Any
 GLANCE = 1.0  # seconds between looks at the parent, at most
 POLL = 0.005  # seconds between looks at SQLite's change counter: 5 microseconds each, and as much to wake up for it
 PEEK, PEEKS, POLLS = 0.001, 20, 60  # the same while a commit seems under way; that many looks, then as above, at most so many
+DEAF_AFTER = 5.0  # seconds between the last that was heard and a commit: longer takes no writer from the log to the commit
 BLIND = 0.25  # the same where the system says when the file is written to: only to find out that it does not
 GIVE_UP = 60.0  # seconds after the worker's death in which its row is tried to be written
 
@@ -53,9 +53,10 @@ class FileWatch:
 
     def __init__(self, path: str) -> None:
         try:
+            ctypes = importlib.import_module("ctypes")  # not every Python has it, and only this has a use for it
             libc = ctypes.CDLL(None, use_errno=True)
             self.number = int(libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
-        except AttributeError as missing:
+        except (ImportError, AttributeError) as missing:
             raise OSError("no inotify here") from missing
         if self.number < 0 or libc.inotify_add_watch(self.number, os.fsencode(path), self.MODIFY) < 0:
             self.close()
@@ -84,8 +85,8 @@ class Commits:
         self.connection = connection
         self.version: object = None
         self.watch: FileWatch | None = None
-        self.written = False  # to the log, since the counter moved last
-        self.looks = 0
+        self.heard = float("-inf")  # when the log was written to last
+        self.looks = POLLS  # since then
         self.quiet_until = 0.0
         try:
             path = connection.execute("PRAGMA database_list").fetchone()[2]
@@ -100,7 +101,7 @@ class Commits:
             return POLL
         if (left := self.quiet_until - steady()) > 0:
             return left
-        if not self.written or self.looks >= POLLS:  # a write that moved nothing: our own beat, or a rollback
+        if self.looks >= POLLS:
             return BLIND
         return PEEK if self.looks < PEEKS else POLL
 
@@ -110,18 +111,23 @@ class Commits:
 
     def moved(self) -> bool:
         """Whether there was a commit since the last look."""
-        if self.watch is not None and self.watch.was_written():
-            self.written, self.looks = True, 0
+        self.listen()
         self.looks += 1
         version = self.connection.execute("PRAGMA data_version").fetchone()
         if version == self.version:
             return False
-        # Asked again: the commit may have come between the two looks.
-        if self.version is not None and self.watch is not None and not (self.written or self.watch.was_written()):
-            self.close()  # deaf: look often instead
-        self.version, self.written = version, False
+        if self.version is not None:
+            self.listen()  # once more: the commit may have come between the two looks
+            if steady() - self.heard > DEAF_AFTER:
+                self.close()  # look often instead
+            self.looks = min(self.looks, PEEKS)  # another may follow that was written to the log before this could be seen
+        self.version = version
         self.quiet_until = steady() + POLL
         return True
+
+    def listen(self) -> None:
+        if self.watch is not None and self.watch.was_written():
+            self.heard, self.looks = steady(), 0
 
     def close(self) -> None:
         if self.watch is not None:
@@ -135,11 +141,7 @@ class Heart:
     def __init__(self, plan: dict[str, Any], parent: int) -> None:
         self.plan = plan
         self.parent = parent
-        if self.is_postgresql:
-            # psycopg loads asyncio, which loads this; neither is used here, and libpq has its own: 4 MB less.
-            modules: dict[str, Any] = sys.modules
-            modules.setdefault("ssl", None)
-        self.driver = importlib.import_module(plan["driver"])
+        self.driver = self.load(plan["driver"])
         self.connection: Any = None
         self.commits: Commits | None = None  # of others, where they have to be looked for
         self.next_beat = 0.0
@@ -147,6 +149,18 @@ class Heart:
         self.period = float(plan["period"])
         self.told_to_quit = False
         self.orders = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115  unbuffered: what select() sees is all there is
+
+    def load(self, driver: str) -> Any:
+        if not self.is_postgresql:
+            return importlib.import_module(driver)
+        # psycopg loads asyncio, which loads this; neither is used here, and libpq has its own: 4 MB less.
+        modules: dict[str, Any] = sys.modules
+        modules.setdefault("ssl", None)
+        try:
+            return importlib.import_module(driver)
+        except ImportError:  # it has found a use for it
+            del modules["ssl"]
+            return importlib.import_module(driver)
 
     def connect(self) -> Any:
         """The connection, made when there is none."""

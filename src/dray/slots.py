@@ -189,9 +189,10 @@ class Slots:
         item.outcome, item.stop = ran.outcome, ran.stop
         item.ended = time.monotonic()
         self.running.discard(item)
+        first = not self.done  # two may think so, which is better than none
         self.done.append(item)
         # Waking the worker costs a switch of threads: once it knows of the first outcome, it comes by itself for the others.
-        if len(self.done) == 1 or ran.stop or isinstance(ran.outcome, Failed) or not self.buffered():
+        if first or ran.stop or isinstance(ran.outcome, Failed) or not self.buffered():
             self._on_done()
 
 

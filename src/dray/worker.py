@@ -206,7 +206,7 @@ class Worker:
         writes = self._finisher.owes or self._is_flush_due()
         began = time.monotonic()
         finishes = self._collect(began) if writes else []
-        may_take = self._intake.wait(began) <= 0 and self._lease.may_start()
+        may_take = self._intake.wait(began) <= 0 and self._may_start()
         wanted = self._wants(leaving=len(finishes)) if may_take else 0
         if wanted > 0:
             self._intake.look()

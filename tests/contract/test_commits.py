@@ -75,6 +75,17 @@ def test_while_a_commit_is_under_way_it_looks_often_and_not_for_ever(commits: Co
     assert commits.pause() == BLIND
 
 
+def test_commits_that_come_in_pairs_do_not_make_it_believe_that_it_is_deaf(commits: Commits, other: sqlite3.Connection) -> None:
+    for _ in range(20):
+        for _ in range(2):
+            other.execute("INSERT INTO thing VALUES (1)")
+            commits.listen()  # the log of the second is heard before the first is seen
+        while commits.moved():
+            commits.quiet_until = 0.0
+        assert commits.watch is not None
+        assert commits.pause() <= POLL
+
+
 def test_a_watch_that_is_deaf_is_given_up(commits: Commits, other: sqlite3.Connection, tmp_path: Path) -> None:
     commits.close()
     elsewhere = tmp_path / "elsewhere"

@@ -478,6 +478,12 @@ def test_a_transaction_that_meets_a_deadlock_is_run_again(store: SqlStore, sever
     assert sql(store, "SELECT priority FROM {jobs}") == [(102,), (102,)]
 
 
+def make_dear(lanes: Lanes) -> None:
+    """So that there is no look without floors out of turn."""
+    for _ in range(3):
+        lanes.swept_in(60.0)
+
+
 def test_a_job_that_was_committed_late_is_found_although_others_keep_coming(
     store: SqlStore, clock: Clock, several_writers: None
 ) -> None:
@@ -490,7 +496,7 @@ def test_a_job_that_was_committed_late_is_found_although_others_keep_coming(
         add(store, 100)
         assert late.id not in [one.id for one in store.claim(worker, lanes, 5)]
     assert lanes.floors
-    lanes.swept_in(60.0)  # so that there is no look without floors out of turn
+    make_dear(lanes)
     # It is below the floor, and there is always enough above it: only the look that is made now and then can find it.
     for _ in range(5):
         assert late.id not in [one.id for one in store.claim(worker, lanes, 5)]
@@ -502,9 +508,11 @@ def test_looks_without_a_floor_are_made_as_often_as_they_are_cheap() -> None:
     lanes = Lanes()
     lanes.swept_in(0.0)
     assert lanes.sweep_after == SWEEP_EVERY[0]
-    lanes.swept_in(0.1)
+    for _ in range(3):
+        lanes.swept_in(0.1)
     assert lanes.sweep_after == pytest.approx(2.0)
-    lanes.swept_in(1000)
+    for _ in range(3):
+        lanes.swept_in(1000)
     assert lanes.sweep_after == SWEEP_EVERY[1]
 
 
@@ -514,9 +522,23 @@ def test_a_look_without_a_floor_out_of_turn_is_made_while_it_is_cheap() -> None:
     lanes.sweep()
     lanes.swept_in(0.02)
     assert lanes.may_sweep()
+    for _ in range(2):
+        lanes.swept_in(0.1)
+        assert lanes.may_sweep(), "a machine that was busy for a moment says nothing"
     lanes.swept_in(0.1)
     assert not lanes.may_sweep()
     steady.now += 2.0
+    assert lanes.may_sweep()
+
+
+def test_however_dear_a_look_without_a_floor_is_made_in_the_end() -> None:
+    steady = Ticks()
+    lanes = Lanes(clock=steady)
+    lanes.sweep()
+    for _ in range(3):
+        lanes.swept_in(600.0)
+    assert not lanes.may_sweep()
+    steady.now += SWEEP_EVERY[1]
     assert lanes.may_sweep()
 
 
@@ -526,7 +548,7 @@ def test_while_looks_without_floors_are_dear_those_in_vain_keep_the_floors(store
     add(store, 3)
     store.finish([end(one) for one in store.claim(worker, lanes, 5)])
     assert lanes.floors
-    lanes.swept_in(60.0)
+    make_dear(lanes)
     for _ in range(3):
         steady.now += 1.0
         assert store.claim(worker, lanes, 5) == []
@@ -597,6 +619,7 @@ def test_a_writer_waits_for_the_file_and_for_no_error(database: Database, store:
 
 def test_an_idle_worker_asks_one_question_and_takes_no_lock(store: SqlStore) -> None:
     worker, pickup = hire(store), store.pickup([])
+    assert store.claim(worker, pickup, 10) == []
     said: list[str] = []
     event.listen(store.database.engine, "before_cursor_execute", lambda *arguments: said.append(arguments[2]))
     assert store.claim(worker, pickup, 10) == []

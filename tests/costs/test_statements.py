@@ -39,6 +39,7 @@ class Wired:
         event.listen(self.bed.engine, "connect", _unprepared)
         self.bed.store.close()
         self.bed.add()
+        self.bed.claim(1)  # what is asked only once
         with self.bed.engine.connect():  # a connection for the notifications, beside the one for what is counted
             self.bed.add()
 

@@ -97,7 +97,7 @@ class Working(Story):
             except WorkerGone:
                 would = deepcopy(self.model)
                 would.finish(runs, again=again)
-                assert self.is_refused(would, worker, limit)
+                assert self.is_refused(would, worker, limit) or worker in self.gone()
                 continue
             accepted, ready = self.model.finish(runs, again=again)
             assert not self.is_refused(self.model, worker, limit)
@@ -143,8 +143,8 @@ class Working(Story):
         self.look_around()
         try:
             claims = self.store.claim(worker, self.pickups[worker], limit)
-        except WorkerGone:
-            assert self.is_refused(self.model, worker, limit)
+        except WorkerGone:  # PostgreSQL notices also where there is nothing to give
+            assert self.is_refused(self.model, worker, limit) or worker in self.gone()
         else:
             assert not self.is_refused(self.model, worker, limit)
             self.claimed(claims, worker, limit)

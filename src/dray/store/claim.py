@@ -68,7 +68,7 @@ class Lanes:
     look_after: float = LANES_EVERY[0]
     swept: float = float("-inf")
     sweep_after: float = SWEEP_EVERY[0]
-    sweep_cost: float = 0.0  # seconds, of the last one
+    costs: tuple[float, ...] = ()  # seconds, of the last ones
 
     def refresh(self, connection: Connection, tables: Tables, *, force: bool = False) -> bool:
         """Ask which lanes have ready jobs, unless that is known from a moment ago; True when it asked."""
@@ -102,7 +102,12 @@ class Lanes:
 
     def may_sweep(self) -> bool:
         """Whether it may be done out of turn: it is cheap, or has not been done for so long that it still is no great part."""
-        return self.sweep_cost <= CHEAP or self.clock() - self.swept >= SWEEP_SHARE * self.sweep_cost
+        return self.sweep_cost <= CHEAP or self.clock() - self.swept >= self.sweep_after
+
+    @property
+    def looks_are_cheap(self) -> bool:
+        """Whether asking which lanes there are takes so little that it may be done out of turn."""
+        return self.look_after <= LANES_EVERY[0]
 
     def sweep(self) -> None:
         """Forget the floors."""
@@ -111,8 +116,13 @@ class Lanes:
 
     def swept_in(self, seconds: float) -> None:
         """Say how long the look without floors took: dear ones are made more seldom."""
-        self.sweep_cost = seconds
-        self.sweep_after = min(max(SWEEP_SHARE * seconds, SWEEP_EVERY[0]), SWEEP_EVERY[1])
+        self.costs = (*self.costs[-2:], seconds)
+        self.sweep_after = min(max(SWEEP_SHARE * self.sweep_cost, SWEEP_EVERY[0]), SWEEP_EVERY[1])
+
+    @property
+    def sweep_cost(self) -> float:
+        """Seconds that such a look takes: the least of the last three, since a machine that was busy once says nothing."""
+        return min(self.costs, default=0.0)
 
 
 def claim(
@@ -136,7 +146,7 @@ def claim(
         if deeper:
             lanes.sweep()
         if deeper or not fresh:
-            lanes.refresh(connection, tables, force=True)
+            lanes.refresh(connection, tables, force=deeper or lanes.looks_are_cheap)
             rows += _timed(connection, tables, worker_id, lanes, limit - len(rows))
     return _learn(lanes, rows, tables)
 

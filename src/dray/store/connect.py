@@ -43,6 +43,7 @@ class Database:
         self._size = pool_size
         self._seats = threading.BoundedSemaphore(pool_size)
         self._lines = lines.Lines()
+        self._reads_committed: bool | None = None  # is it usual here?
         # One writer at a time is SQLite's rule; threads of one process need not fight for the file lock.
         self._turn = threading.Lock() if self.dialect.name == "sqlite" else None
         _forget_after_fork(self)
@@ -142,6 +143,14 @@ class Database:
         unknown whether a commit happened, and the caller has to know what to do about it.
         """
         return self._patiently(work, transaction=True)
+
+    def alone(self, work: Callable[[Connection], T]) -> T:
+        """Run one statement that passes over what others have locked or changed: that takes READ COMMITTED. Where it is not
+        what the server begins with, it is run in a transaction of ours."""
+        if self._reads_committed is None:
+            usual = self.once(lambda connection: connection.exec_driver_sql("SHOW default_transaction_isolation").scalar())
+            self._reads_committed = usual == "read committed"
+        return self.once(work) if self._reads_committed else self.transact(work)
 
     def _patiently(self, work: Callable[[Connection], T], *, transaction: bool) -> T:
         deadline = time.monotonic() + FILE_PATIENCE

@@ -215,7 +215,7 @@ POSTGRESQL = Dialect(
     quote_mark='"',
     busy=frozenset({"40001", "40P01", "55P03"}),
     no_table=frozenset({"42P01", "3F000", "42703"}),
-    away=frozenset({"57P01", "57P02", "57P03", "08000", "08003", "08006", "08001", "53300", "58030"}),
+    away=frozenset({"57014", "57P01", "57P02", "57P03", "08000", "08003", "08006", "08001", "53300", "58030"}),
     full=frozenset({"53100"}),
     read_only=frozenset({"25006"}),
 )
@@ -231,9 +231,9 @@ MYSQL = Dialect(
     quote_mark="`",
     busy=frozenset({"1213", "1205", "1020"}),  # 1020: record has changed since last read (MariaDB 11.6.2 and later)
     no_table=frozenset({"1146", "1049", "1054"}),
-    away=frozenset({"1053", "1077", "1079", "2002", "2003", "2006", "2013", "1040", "1927", "0"}),
+    away=frozenset({"1053", "1969", "3024", "1077", "1079", "2002", "2003", "2006", "2013", "1040", "1927", "0"}),
     full=frozenset({"3", "1021", "1026", "1114"}),
-    read_only=frozenset({"1290", "1836"}),
+    read_only=frozenset({"1290", "1792", "1836"}),
     setup=(
         # REPEATABLE READ deadlocks producers by the thousand on a nearly empty queue.
         "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",

@@ -82,9 +82,9 @@ def finish(connection: Connection, tables: Tables, finishes: Sequence[Finish], *
 def _end(connection: Connection, tables: Tables, ending: Sequence[Finish]) -> set[Lease]:
     if tables.dialect.name != "postgresql":
         return _end_in_steps(connection, tables, ending)
-    document = msgspec.json.encode([_ended_row(one) for one in ending]).decode()
-    rows = connection.execute(tables.text(_end_statement(tables)), {"doc": document}).all()
-    return {Lease(row[0], row[1]) for row in rows}
+    statement = tables.text(_end_statement(tables))
+    documents = _documents(map(_ended_row, ending))
+    return {Lease(row[0], row[1]) for document in documents for row in connection.execute(statement, {"doc": document})}
 
 
 def _end_in_steps(connection: Connection, tables: Tables, ending: Sequence[Finish]) -> set[Lease]:
@@ -93,12 +93,14 @@ def _end_in_steps(connection: Connection, tables: Tables, ending: Sequence[Finis
     mine = [one for one in ending if one.claim.lease in flags]
     if not mine:
         return set()
-    document = msgspec.json.encode([_ended_row(one) for one in mine]).decode()
-    connection.execute(tables.text(_copy_statement(tables)), {"doc": document})
+    copy = tables.text(_copy_statement(tables))
     delete = "DELETE FROM {jobs} WHERE id IN (SELECT d.i FROM {rows})"
     if not tables.dialect.returning:
         delete = "DELETE j FROM {rows} STRAIGHT_JOIN {jobs} j FORCE INDEX (PRIMARY) ON j.id = d.i"
-    connection.execute(_with_rows(tables, delete, {"i": "int"}), {"doc": document})
+    gone = _with_rows(tables, delete, {"i": "int"})
+    for document in _documents(map(_ended_row, mine)):
+        connection.execute(copy, {"doc": document})
+        connection.execute(gone, {"doc": document})
     return {one.claim.lease for one in mine}
 
 

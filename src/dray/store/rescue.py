@@ -60,6 +60,9 @@ def rescue(connection: Connection, tables: Tables, limit: int = 500) -> Rescued:
     return Rescued(len(done.accepted), done.ready, failed)
 
 
+_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # the first also runs while the machine sleeps
+
+
 @dataclass(slots=True)
 class Watch:
     """One rescuer's own observation of the others' heartbeats.
@@ -69,7 +72,7 @@ class Watch:
     """
 
     ttl: float  # seconds
-    clock: Callable[[], float] = field(default=lambda: time.clock_gettime(time.CLOCK_BOOTTIME))
+    clock: Callable[[], float] = field(default=lambda: time.clock_gettime(_STEADY))
     seen: dict[int, tuple[int, float]] = field(default_factory=dict)  # worker -> its beat, and since when it stands there
     last: float | None = None
 
