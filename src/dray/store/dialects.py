@@ -1,4 +1,4 @@
-"""The few questions whose answer depends on the database. Nobody else may ask which one it is."""
+"""The few questions whose answer depends on the database. Outside of the store nobody asks which one it is."""
 
 from __future__ import annotations
 
