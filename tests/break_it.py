@@ -85,7 +85,7 @@ FAULTS = [
         "given_to_two_workers",
         "mysql",
     ),
-    Fault("no turns among queues", "claim", "self.turn += 1", "pass", CONTRACT, "take_turns"),
+    Fault("no turns among queues", "claim", "lane[0] < self.first, ", "", CONTRACT, "take_turns"),
     Fault(
         "urgent ones are not looked for",
         "claim",
@@ -254,7 +254,7 @@ FAULTS = [
     Fault("the youngest are pruned first", "prune", "order_by(history.c.finished_at,", "order_by(", MODEL, "the_model"),
     Fault("labels outlive their job", "prune", 'delete("{labels}", "job_id"),', "", MODEL, "the_model"),
     Fault("oldest id first", "claim", '" ORDER BY ready_at, id LIMIT :n"', '" ORDER BY id LIMIT :n"', MODEL, "the_model"),
-    Fault("no turns among queues", "claim", "self.turn += 1", "pass", MODEL, "the_model"),
+    Fault("no turns among queues", "claim", "lane[0] < self.first, ", "", MODEL, "the_model"),
     Fault("who left is not rescued from", "rescue", "w.state = {ALIVE})", "w.state <> 1)", MODEL, "the_model"),
     Fault("the living are rescued too", "rescue", "w.state = {ALIVE})", "w.state = 9)", MODEL, "the_model"),
     Fault("one death more", "../lifecycle", "MAX_CRASHES = 3", "MAX_CRASHES = 4", MODEL, "the_model"),

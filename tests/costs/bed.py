@@ -59,6 +59,15 @@ class Bed:
         self.meter = Meter(self.engine)
         self.worker = self.new_worker()
         self._highest = ENDED
+        if self.dialect.name == "postgresql":
+            self._keep_statistics()
+
+    def _keep_statistics(self) -> None:
+        """Those that a test has had taken, and not what a server finds at some moment in between."""
+        names = self.store.tables.names()
+        with self.engine.connect() as connection:
+            for short in ("jobs", "history", "workers", "labels", "attempts", "output"):
+                connection.exec_driver_sql(f"ALTER TABLE {names[short]} SET (autovacuum_enabled = false)")
 
     def close(self) -> None:
         self.store.close()

@@ -136,7 +136,8 @@ def test_a_claim_of_any_size(wired: Wired, count: int) -> None:
     pickup = Lanes(clock=lambda: 0.0)
     # MySQL is asked once more, for what is behind a lane that was not known.
     check(wired, Expected(4, ONE, 6), lambda: wired.bed.claim(count, pickup=pickup))
-    check(wired, Expected(3, ONE, 4), lambda: wired.bed.claim(count, pickup=pickup))
+    # There is a backlog: PostgreSQL goes by lanes and floors then.
+    check(wired, Expected(3, 2, 4), lambda: wired.bed.claim(count, pickup=pickup))
 
 
 @pytest.mark.parametrize("count", [100, 500])

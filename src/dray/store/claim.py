@@ -62,8 +62,8 @@ class Lanes:
     clock: Callable[[], float] = time.monotonic
     known: list[Lane] = field(default_factory=list)
     floors: dict[Lane, int] = field(default_factory=dict)
-    turn: int = 0
-    first: int = 0  # the hash from which on a queue is the first of its priority, when all lanes are looked at in one statement
+    first: int = 0  # the hash from which on a queue is the first of its priority
+    filled: bool = False  # the last claim got all that it asked for: there is a backlog, and floors are worth their while
     looked: float = float("-inf")
     look_after: float = LANES_EVERY[0]
     swept: float = float("-inf")
@@ -85,16 +85,7 @@ class Lanes:
 
     def in_order(self) -> list[Lane]:
         """The most urgent first; queues of one priority take turns at being first."""
-        self.turn += 1
-        by_priority: dict[int, list[Lane]] = {}
-        for lane in sorted(self.known):
-            by_priority.setdefault(lane[1], []).append(lane)
-        ordered = []
-        for priority in sorted(by_priority):
-            lanes = by_priority[priority]
-            first = self.turn % len(lanes)
-            ordered += lanes[first:] + lanes[:first]
-        return ordered
+        return sorted(self.known, key=lambda lane: (lane[1], lane[0] < self.first, lane[0]))
 
     def sweep_is_due(self) -> bool:
         """Whether it is time to look below the floors again."""
@@ -148,6 +139,7 @@ def claim(
         if deeper or not fresh:
             lanes.refresh(connection, tables, force=deeper or lanes.looks_are_cheap)
             rows += _timed(connection, tables, worker_id, lanes, limit - len(rows))
+    lanes.filled = len(rows) >= limit
     return _learn(lanes, rows, tables)
 
 
@@ -161,12 +153,10 @@ def claim_anywhere(connection: Connection, tables: Tables, worker_id: int, lanes
     values = {"n": limit, "w": worker_id, "first": lanes.first, **({"wanted": wanted} if wanted else {})}
     rows = _taken(connection.execute(tables.text(template), values).all(), worker_id)
     lanes.swept_in(lanes.clock() - lanes.swept)
+    lanes.filled = len(rows) >= limit
     if rows:
         lanes.floors.clear()  # else they stay: when looks without them have become dear, they are all there is
-    claims = _learn(lanes, rows, tables)
-    if claims:
-        lanes.first = name_hash(claims[0].queue) + 1  # behind this one: another queue's turn to be first
-    return claims
+    return _learn(lanes, rows, tables)
 
 
 def _learn(lanes: Lanes, rows: list[Row[Any]], tables: Tables) -> list[Claim]:
@@ -174,6 +164,8 @@ def _learn(lanes: Lanes, rows: list[Row[Any]], tables: Tables) -> list[Claim]:
     rows.sort(key=_SOONEST)
     if tables.dialect.mvcc:
         lanes.floors.update({_LANE(row): row[_READY_AT] for row in reversed(rows)})  # the last of a lane is its oldest
+    if rows:
+        lanes.first = _LANE(rows[0])[0] + 1  # behind this one: another queue's turn to be first
     return [Claim(*row[: len(CLAIM_COLUMNS)]) for row in rows]
 
 

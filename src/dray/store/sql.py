@@ -138,7 +138,7 @@ class SqlStore:
     def claim(self, worker_id: int, pickup: Pickup, limit: int) -> list[Claim]:
         """Take up to `limit` ready jobs. Costs one read when there are none: an idle worker takes no lock."""
         lanes = _lanes(pickup)
-        if self.tables.dialect.finds_and_takes and lanes.may_sweep():
+        if self.tables.dialect.finds_and_takes and not lanes.filled and lanes.may_sweep():
             return self.database.alone(lambda connection: claim_anywhere(connection, self.tables, worker_id, lanes, limit))
         force = not lanes.known and lanes.looks_are_cheap
         looked = self.database.once(lambda connection: lanes.refresh(connection, self.tables, force=force))
