@@ -53,13 +53,13 @@ FAULTS = [
     Fault("no LIMIT over the lanes", "claim", ") r LIMIT :n)", ") r)", CONTRACT, "more_than_its_limit", "postgresql"),
     Fault("a LIMIT for each lane", "claim", "lane, limit - len(ids))", "lane, limit)", CONTRACT, "more_than_its_limit"),
     Fault("oldest id first", "claim", '" ORDER BY ready_at, id LIMIT :n"', '" ORDER BY id LIMIT :n"', CONTRACT, "most_urgent"),
-    Fault("least urgent first", "claim", "in sorted(by_priority)", "in sorted(by_priority)[::-1]", CONTRACT, "most_urgent"),
+    Fault("least urgent first", "claim", "(lane[1], lane[0] <", "(-lane[1], lane[0] <", CONTRACT, "most_urgent"),
     Fault("no alive check", "claim", "if alive.first() is None:", "if False:", CONTRACT, "who_is_alive"),
     Fault(
         "no alive check",
         "claim",
-        " AND EXISTS (SELECT 1 FROM {workers} WHERE id = :w AND state = 0)",
-        "",
+        "(SELECT EXISTS (SELECT 1 FROM {workers} WHERE id = :w AND state = 0) AS alive)",
+        "(SELECT TRUE AS alive)",
         CONTRACT,
         "who_is_alive",
         "postgresql",
@@ -70,8 +70,8 @@ FAULTS = [
     Fault(
         "no look below the floor for more",
         "claim",
-        "if len(rows) < limit and (hinted or not fresh):",
-        "if False:",
+        "deeper = hinted and lanes.may_sweep()",
+        "deeper = False",
         CHAPTERS,
         "floor_hides",
         "postgresql",
@@ -183,7 +183,7 @@ FAULTS = [
     Fault("a row without a time comes first", "promote", ", jobs.c.run_at.is_not(None))", ")", FORGED, "no_calendar"),
     Fault("dead though its beat moved", "workers", ", workers.c.beat_at == beat.beat_at)", ")", CONTRACT, "who_is_alive"),
     # the connection
-    Fault("names of SQLite's errors in full", "dialects", 'name.split("_")[:2]', 'name.split("_")', ERRORS, "known_by"),
+    Fault("names of SQLite's errors in full", "dialects", 'code.split("_")[:2]', 'code.split("_")', ERRORS, "known_by"),
     Fault("deadlocks are errors", "dialects", '"40P01", ', "", CONTRACT, "meets_a_deadlock", "postgresql"),
     Fault(
         "the usual isolation",
@@ -214,7 +214,13 @@ FAULTS = [
     ),
     Fault("stale connections are used", "lines", "if poll.poll(0):", "if False:", WIRE, "server_closed", "postgresql"),
     Fault(
-        "what is unknown is called away", "sql", "if self._is_unsure(error):", "if False:", WIRE, "outcome_open", "postgresql"
+        "what is unknown is called away",
+        "sql",
+        "if sent and self._is_unsure(error):",
+        "if False:",
+        WIRE,
+        "outcome_open",
+        "postgresql",
     ),
     Fault(
         "told before the commit",
@@ -232,7 +238,7 @@ FAULTS = [
     Fault("an end without its fence", "finish", "d.i AND j.fence = d.f AND", "d.i AND", MODEL, "the_model", "postgresql"),
     Fault("a mark without its fence", "finish", "AND fence = :f AND state = 1 AND", "AND state = 1 AND", MODEL, "the_model"),
     Fault("an attempt is kept at the end", "finish", '"j.attempt - d.b"', '"j.attempt"', MODEL, "the_model"),
-    Fault("an attempt is kept by who waits", "finish", "attempt = attempt - :b,", "attempt = attempt,", MODEL, "the_model"),
+    Fault("an attempt is kept by who waits", "finish", "attempt = attempt - d.b,", "attempt = attempt,", MODEL, "the_model"),
     Fault("a lost run leaves an attempt", "finish", " and one.claim.lease in accepted", "", MODEL, "the_model"),
     Fault("held ones are promoted", "promote", "int(Flag.HELD)) != 0", "int(Flag.HELD)) == 99", MODEL, "the_model"),
     Fault("told of held ones", "promote", " if not row.flags & Flag.HELD]", "]", MODEL, "the_model"),
