@@ -18,6 +18,7 @@ from dray.store.control import Moved
 from dray.store.dialects import SQLITE
 from dray.store.filters import Filter
 from dray.store.output import OutputLine
+from dray.store.promote import next_due
 from dray.store.read import CAP, AttemptRow, QueueCount
 from dray.store.sql import SqlStore
 from dray.store.tables import Tables
@@ -121,7 +122,7 @@ class Admin:
             counts=store.desk.counts(cap),
             queues=store.desk.queues(cap),
             workers=store.roster.listing(),
-            next_due=store.database.once(lambda connection: vitals.next_due(connection, store.tables)),
+            next_due=store.database.once(lambda connection: next_due(connection, store.tables)),
             cap=cap,
         )
 

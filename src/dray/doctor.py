@@ -15,6 +15,7 @@ from dray.job import Reason, State
 from dray.settings import SETTINGS
 from dray.store import schema, vitals
 from dray.store.filters import Filter
+from dray.store.promote import next_due
 from dray.store.read import CAP, QueueCount
 from dray.store.workers import WorkerRow
 
@@ -140,7 +141,7 @@ def _many(queue: QueueCount) -> str:
 
 def _due(app: Dray) -> Iterator[Check]:
     store = app.store
-    due = store.database.once(lambda connection: vitals.next_due(connection, store.tables))
+    due = store.database.once(lambda connection: next_due(connection, store.tables))
     if due is not None and due < -OVERDUE:
         text = f"a waiting job is overdue by {show_duration(round(-due))}: nobody does upkeep"
         yield fail("upkeep", text, "start a worker without --no-upkeep")

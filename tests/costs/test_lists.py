@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 
 from dray.job import State, name_hash
-from dray.store import vitals
+from dray.store import promote
 from dray.store.filters import Filter
 from tests.costs.bed import Bed
 from tests.costs.counters import Cost
@@ -66,7 +66,7 @@ LOOKS: dict[str, Look] = {
     "by a task and a state": listed({"task": "rare", "state": "failed"}, rows=RARE),
     "by a task and a queue": listed({"task": "rare", "queue": "default", "state": "failed"}, rows=0),
     "by a task that never was": listed({"task": "none", "state": "succeeded,failed,cancelled"}, rows=0),
-    "what is due": lambda bed: bed.store.database.once(lambda connection: vitals.next_due(connection, bed.store.tables)),
+    "what is due": lambda bed: bed.store.database.once(lambda connection: promote.next_due(connection, bed.store.tables)),
 }
 # By these, MySQL, without indexes of some rows only, gathers up to a limit, or walks.
 WAITING: dict[str, Look] = {

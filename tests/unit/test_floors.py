@@ -82,7 +82,7 @@ NEIGHBOURS: dict[str, set[str]] = {
     "store.roster": {"store.connect", "store.tables", "store.wakeup", "store.workers"},
     "store.desk": {"store.connect", "store.tables", "store.wakeup"}
     | {"store.control", "store.output", "store.prune", "store.read"},
-    "store.vitals": {"store.connect", "store.promote", "store.tables"},
+    "store.vitals": {"store.connect", "store.tables"},
     "store.sql": {"store.dialects", "store.tables", "store.connect", "store.wakeup", "store.schema"}
     | {"store.add", "store.claim", "store.finish", "store.settle", "store.rescue", "store.promote"}
     | {"store.control", "store.workers", "store.read", "store.prune"}

@@ -94,10 +94,7 @@ def _end_in_steps(connection: Connection, tables: Tables, ending: Sequence[Finis
     if not mine:
         return set()
     copy = tables.text(_copy_statement(tables))
-    delete = "DELETE FROM {jobs} WHERE id IN (SELECT d.i FROM {rows})"
-    if not tables.dialect.returning:
-        delete = "DELETE j FROM {rows} STRAIGHT_JOIN {jobs} j FORCE INDEX (PRIMARY) ON j.id = d.i"
-    gone = _with_rows(tables, delete, {"i": "int"})
+    gone = tables.text(tables.dialect.delete_ids("{jobs}"))
     for document in _documents(map(_ended_row, mine)):
         connection.execute(copy, {"doc": document})
         connection.execute(gone, {"doc": document})

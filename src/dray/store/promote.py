@@ -34,11 +34,12 @@ def promote(connection: Connection, tables: Tables, limit: int = 1000) -> Promot
     # Where states are looked for singly there may be more than were asked for: the commit lets go of the rest.
     due = sorted(due, key=lambda row: (row.run_at, row.id))[:limit]
     ready = _make_ready(connection, tables, due, WAITING)
-    return Promoted(ready, 0.0 if len(due) >= limit else next_due(connection, tables))
+    wait = 0.0 if len(due) >= limit else next_due(connection, tables)
+    return Promoted(ready, wait if wait is None else max(0.0, wait))
 
 
 def next_due(connection: Connection, tables: Tables) -> float | None:
-    """Seconds until the next waiting job is due; 0 when one is due already, None when none waits."""
+    """Seconds until the next waiting job is due, negative when it is overdue; None when none waits."""
     jobs = tables.jobs
     waits = []
     for some in waiting(tables):
@@ -47,7 +48,7 @@ def next_due(connection: Connection, tables: Tables) -> float | None:
         first = timed.order_by(jobs.c.run_at, jobs.c.id).limit(1).subquery()
         waits.append(connection.execute(select(first.c.run_at - tables.now())).scalar())
     known = [wait for wait in waits if wait is not None]
-    return max(0.0, min(known) / 1_000_000) if known else None
+    return min(known) / 1_000_000 if known else None
 
 
 def waiting(tables: Tables) -> tuple[str, ...]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from sqlalchemy import Connection, select, text
 
 from dray.store.connect import Database
-from dray.store.promote import waiting
 from dray.store.tables import Tables
 
 # SQL: product and version in one text.
@@ -59,17 +58,6 @@ def vitals(connection: Connection, tables: Tables) -> Vitals:
     after = time.time()
     # It was asked somewhere between the two; the middle is wrong by half of the way at most.
     return Vitals(version=str(version), took=after - before, skew=now - (before + after) / 2)
-
-
-def next_due(connection: Connection, tables: Tables) -> float | None:
-    """Seconds until the next waiting job is due, negative when it is overdue; None when none waits."""
-    found: list[float] = []
-    for some in waiting(tables):
-        head = f"SELECT run_at - {{now}} FROM {{jobs}} WHERE {some} AND run_at IS NOT NULL"
-        microseconds = connection.execute(tables.text(f"{head} ORDER BY run_at LIMIT 1")).scalar()
-        if microseconds is not None:
-            found.append(float(microseconds) / 1_000_000)
-    return min(found, default=None)
 
 
 def oldest_snapshot(connection: Connection, tables: Tables) -> Snapshot | None:
