@@ -181,6 +181,7 @@ def test_stop_worker_ends_the_worker_before_its_next_job_and_the_cause_decides_t
     assert ran == [0]
     assert [job.refresh().state for job in jobs] == [State.RETRYING, State.READY, State.READY]
     assert [job.row.attempt for job in jobs] == [1, 0, 0]
+    assert [job.row.fence for job in jobs] == [1, 0, 0], "who ends takes nothing more, not even to give it back"
 
 
 def test_limits_end_a_worker(app: Dray) -> None:

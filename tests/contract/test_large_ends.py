@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from dray.job import Failed, Finish, HandedBack, Outcome, Parked, Reason, Snoozed, State
+from dray.job import Done, Failed, Finish, HandedBack, Outcome, Parked, Reason, Snoozed, State
 from dray.lifecycle import Retry, decide
 from dray.report import Report
 from dray.store import read
@@ -33,6 +33,14 @@ def test_long_tracebacks_of_many_jobs_are_kept(bench: Bench) -> None:
         (attempt,) = bench.call(read.attempts, id)
         assert (attempt.error, attempt.traceback, attempt.state) == ("boom", LONG, State.RETRYING)
         assert bench.job(id).report == Report.error(LONG)
+
+
+def test_long_results_of_many_jobs_are_kept(bench: Bench) -> None:
+    """In a batch they are more than a server takes in one statement."""
+    ids = bench.add(24)
+    result = f'"{"x" * 1_000_000}"'
+    assert len(bench.end(bench.claim(), Done(result=result)).accepted) == len(ids)
+    assert [bench.job(id).result for id in ids] == [result] * len(ids)
 
 
 def test_a_batch_may_go_different_ways(bench: Bench) -> None:

@@ -132,12 +132,13 @@ def test_within_a_transaction_of_the_caller_it_is_one_statement_and_nothing_else
 
 @pytest.mark.parametrize("count", [100, 500])
 def test_a_claim_of_any_size(wired: Wired, count: int) -> None:
-    wired.bed.add(2 * count)
+    wired.bed.add(3 * count)
     pickup = Lanes(clock=lambda: 0.0)
     # MySQL is asked once more, for what is behind a lane that was not known.
     check(wired, Expected(4, ONE, 6), lambda: wired.bed.claim(count, pickup=pickup))
     # There is a backlog: PostgreSQL goes by lanes and floors then.
     check(wired, Expected(3, 2, 4), lambda: wired.bed.claim(count, pickup=pickup))
+    check(wired, Expected(3, 1, 4), lambda: wired.bed.claim(count, pickup=pickup))  # the lanes are known by now
 
 
 @pytest.mark.parametrize("count", [100, 500])

@@ -53,9 +53,13 @@ def driver_error(name: str, code: str) -> DBAPIError:
         ("postgresql", "25006", "the server that is written to"),
         ("postgresql", "58030", "cannot be used right now"),
         ("postgresql", "53300", "more connections"),
+        ("postgresql", "57014", "cannot be used right now"),  # it took longer than the role may take: it will not always
         ("mysql", "1021", "free some space"),
         ("mysql", "1114", "free some space"),
         ("mysql", "1290", "the server that is written to"),
+        ("mysql", "1792", "the server that is written to"),
+        ("mysql", "1969", "cannot be used right now"),
+        ("mysql", "3024", "cannot be used right now"),
         ("mysql", "1040", "more connections"),
     ],
 )

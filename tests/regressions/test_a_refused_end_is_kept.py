@@ -25,6 +25,8 @@ class Moody:
     def __init__(self, moods: Sequence[Exception | None]) -> None:
         self.moods = deque(moods)
         self.written: list[Finish] = []
+        self.batches: list[int] = []  # ends in each batch
+        self.asked: list[int] = []  # jobs asked for with no end to write
 
     def _take(self, finishes: Sequence[Finish]) -> set[Lease]:
         mood = self.moods.popleft() if self.moods else None
@@ -34,7 +36,12 @@ class Moody:
         return {one.claim.lease for one in finishes}
 
     def exchange(self, worker_id: int, pickup: Any, finishes: Sequence[Finish], limit: int, *, again: bool) -> Exchange:
+        self.batches.append(len(finishes))
         return Exchange(self._take(finishes), [], [])
+
+    def claim(self, worker_id: int, pickup: Any, limit: int) -> list[Claim]:
+        self.asked.append(limit)
+        return []
 
     def finish(self, finishes: Sequence[Finish], *, again: bool) -> Finished:
         return Finished(self._take(finishes), [])
@@ -90,3 +97,25 @@ def test_one_that_is_always_refused_keeps_back_nobody() -> None:
     assert finisher.owes
     finisher.write([], 1, None, 0)  # type: ignore[arg-type]
     assert sorted(one.id for one in settled) == [1, 2, 3]
+
+
+def test_who_writes_singly_asks_for_jobs_all_the_same() -> None:
+    """Else the worker would believe that there are none, and with --burst end."""
+    store = Moody([REFUSED])
+    finisher = Finisher(store, None, lambda lease: None)  # type: ignore[arg-type]
+    with pytest.raises(StoreError):
+        finisher.write([end(1)], 1, None, 5)  # type: ignore[arg-type]
+    finisher.write([], 1, None, 5)  # type: ignore[arg-type]
+    assert store.asked == [5]
+
+
+def test_others_are_not_written_singly_because_one_is_tried_again() -> None:
+    store, now = Moody([REFUSED, REFUSED, REFUSED]), [100.0]
+    finisher = Finisher(store, None, lambda lease: None, clock=lambda: now[0])  # type: ignore[arg-type]
+    with pytest.raises(StoreError):
+        finisher.write([end(1)], 1, None, 0)  # type: ignore[arg-type]
+    finisher.write([], 1, None, 0)  # type: ignore[arg-type]
+    now[0] += REFUSED_AGAIN
+    finisher.write([end(id) for id in (2, 3, 4)], 1, None, 0)  # type: ignore[arg-type]
+    assert store.batches == [1, 3]
+    assert sorted(one.claim.id for one in store.written) == [1, 2, 3, 4]

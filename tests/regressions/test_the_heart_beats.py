@@ -108,3 +108,19 @@ def test_a_worker_that_may_not_start_anything_does_not_spin(database: Database, 
         worker.stop()
         thread.join(DEADLINE)
         app.close()
+
+
+def test_a_driver_that_needs_what_was_left_out_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def load(name: str) -> str:
+        asked.append(sys.modules.get("ssl", "to be had"))
+        if asked[-1] is None:
+            raise ImportError("no ssl")
+        return name
+
+    monkeypatch.delitem(sys.modules, "ssl", raising=False)
+    monkeypatch.setattr(heartbeat.importlib, "import_module", load)
+    plan = {"driver": "psycopg", "period": 5, "listen": False}
+    assert heartbeat.Heart(plan, os.getpid()).driver == "psycopg"
+    assert asked == [None, "to be had"]
