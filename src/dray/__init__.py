@@ -11,6 +11,7 @@ from dray.errors import DrayError, Permanent
 from dray.handle import Job
 from dray.job import RetryIn, Skip, Snooze, State, StopWorker
 from dray.lifecycle import Retry
+from dray.options import Limit
 from dray.report import Report
 from dray.task import Task
 
@@ -19,6 +20,7 @@ __all__ = [
     "Dray",
     "DrayError",
     "Job",
+    "Limit",
     "Permanent",
     "Report",
     "Retry",

@@ -11,10 +11,13 @@ from contextvars import ContextVar, Token
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
+from msgspec.structs import replace
+
 from dray.codec import Codec
 from dray.errors import BadOption, ConfigurationError
 from dray.handle import Job
-from dray.job import Added, NewJob, Options
+from dray.job import Added, Flag, NewJob
+from dray.options import Options
 from dray.runner import Runner
 from dray.sender import AppSender, Bound, FunctionTask, Using, changed
 from dray.settings import Settings, load
@@ -192,7 +195,8 @@ class Dray:
     def bound(self, definition: Definition, options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Bound:
         self.learn_types()
         definition.bind(args, kwargs)
-        return Bound(self, self._new_job(definition, options, self.codec.encode_call(args, kwargs)))
+        job = self._new_job(definition, options, self.codec.encode_call(args, kwargs))
+        return Bound(self, self._gated(job, definition, options, args, kwargs))
 
     def bound_instance(self, instance: Task, options: Options) -> Bound:
         self.learn_types()
@@ -200,7 +204,7 @@ class Dray:
         instance.validate()  # fields may have been changed since it was made
         fields = {field.name: getattr(instance, field.name) for field in dataclasses.fields(instance) if field.init}
         job = self._new_job(definition, options, self.codec.encode_call((), fields))
-        return Bound(self, job, instance.before_enqueue)
+        return Bound(self, self._gated(job, definition, options, (), fields), instance.before_enqueue)
 
     def _name_of(self, task: type[Task]) -> str:
         for definition in self.registry:
@@ -222,6 +226,33 @@ class Dray:
             labels=options.labels,
             max_attempts=defaults.retry.attempts if options.max_attempts is None else options.max_attempts,
             flags=int(defaults.flags),
+        )
+
+    def _gated(
+        self, job: NewJob, definition: Definition, options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> NewJob:
+        """The same job with what it has to wait for."""
+        defaults = definition.defaults
+        parents = options.parents
+        group = definition.named(defaults.group, args, kwargs) if options.group is None and defaults.group else options.group
+        limit = options.limit or defaults.limit
+        if group is None and limit is None and not parents:
+            return job
+        flags = Flag(job.flags)
+        if (options.on_failure or defaults.on_failure) == "halt":
+            flags |= Flag.HALT
+        if options.on_parent_failure == "cancel":
+            flags |= Flag.CANCEL_CHILDREN
+        strict = defaults.strict_order if options.strict_order is None else options.strict_order
+        return replace(
+            job,
+            flags=int(flags),
+            group=group,
+            rank=0 if strict else None,
+            limit=None if limit is None else definition.named(limit.name, args, kwargs),
+            limit_rule=None if limit is None else limit.rule,
+            after=parents,
+            when=options.when,
         )
 
     def _all_bound(self, calls: Iterable[Bound | Task]) -> list[Bound]:

@@ -1,10 +1,9 @@
-"""What a job is: its states, the options of an enqueue, a claim, the outcome of a run, and the change it leads to."""
+"""What a job is: its states, a claim, the outcome of a run, and the change it leads to."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from enum import IntFlag, StrEnum
 from functools import lru_cache
@@ -13,7 +12,6 @@ from typing import NamedTuple
 
 import msgspec
 
-from dray.errors import BadOption
 from dray.report import Report
 
 PRIORITIES = range(1000)  # smaller is more urgent
@@ -50,6 +48,7 @@ class Reason(StrEnum):
     HELD = "held"
     UNKNOWN_TASK = "unknown task"
     CHILDREN = "children"
+    COVERED = "covered"
 
 
 class Flag(IntFlag):
@@ -59,6 +58,11 @@ class Flag(IntFlag):
     CANCEL = 2  # cancel was asked for while it ran
     FAIL_ON_CRASH = 4  # the task said on_crash="fail"
     SUSPECT = 8  # its worker died and nobody knows whether it had started: the next run says so first
+    PARENTS = 16  # it has edges to jobs that it waits for
+    HALT = 32  # its group stands still when it fails, until a person has looked
+    DEADLINE = 64  # at its expiry it is also cancelled while it runs
+    MASTER = 128  # what becomes of the jobs it spawned does not become its own outcome
+    CANCEL_CHILDREN = 256  # jobs that wait for its success are cancelled when it fails
 
 
 @lru_cache(maxsize=4096)
@@ -89,72 +93,6 @@ class Lease(NamedTuple):
     fence: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """How a job should be queued. None means: as its task says.
-
-    queue       the named lane it waits in
-    priority    0-999, smaller is more urgent (S2.29)
-    run_in      seconds from now until it may start
-    run_at      aware datetime before which it may not start
-    key         the caller's own identifier, not unique by itself (S2.24)
-    labels      free names and values, for people and for lists
-    owner       on whose behalf it runs
-    max_attempts  how often it may be started before it fails; the task's retry policy says how long it waits in between
-    """
-
-    queue: str | None = None
-    priority: int | None = None
-    run_in: float | None = None
-    run_at: datetime | None = None
-    key: str | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
-    owner: str | None = None
-    max_attempts: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.queue is not None:
-            check_name("queue", self.queue)
-        if self.priority is not None:
-            check_priority(self.priority)
-        if self.run_in is not None and self.run_at is not None:
-            raise BadOption("give run_in or run_at, not both")
-        if self.run_in is not None and not 0 <= self.run_in < 1e10:
-            raise BadOption(f"run_in must be a number of seconds from 0 up, got {self.run_in!r}")
-        if self.run_at is not None and self.run_at.tzinfo is None:
-            raise BadOption(f"run_at needs a time zone, got {self.run_at!r}; use datetime.now(UTC) or similar")
-        for name in ("key", "owner"):
-            if (value := getattr(self, name)) is not None:
-                check_name(name, value)
-        for name, value in self.labels.items():
-            check_name("label", name)
-            check_name(f"label {name}", value)
-        if self.max_attempts is not None and self.max_attempts < 1:
-            raise BadOption(f"max_attempts must be at least 1, got {self.max_attempts}")
-
-
-def check_known(what: str, options: Iterable[str], known: Iterable[str]) -> None:
-    """Raise BadOption for an option that does not exist."""
-    names = list(known)
-    for name in options:
-        if name not in names:
-            close = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names)}"
-            raise BadOption(f"there is no {what} option {name!r}; {hint}")
-
-
-def check_name(what: str, value: object) -> None:
-    """Raise BadOption unless the value is a short, printable, non-empty string."""
-    if not isinstance(value, str) or not value.strip() or len(value) > NAME_LIMIT or not value.isprintable():
-        raise BadOption(f"{what} must be a printable text of 1 to {NAME_LIMIT} characters, got {value!r:.300}")
-
-
-def check_priority(value: object) -> None:
-    """Raise BadOption unless the value is a whole number from 0 to 999 (S2.17)."""
-    if isinstance(value, bool) or not isinstance(value, int) or value not in PRIORITIES:
-        raise BadOption(f"priority must be a whole number from 0 (most urgent) to 999, got {value!r}")
-
-
 class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     """A job that is about to be inserted, with every choice made. Instants are microseconds since 1970, UTC."""
 
@@ -169,6 +107,27 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     labels: Mapping[str, str] = {}
     max_attempts: int | None = None
     flags: int = 0
+    group: str | None = None
+    rank: int | None = None  # its place in the group, before its id; None: its priority
+    limit: str | None = None
+    limit_rule: str | None = None  # see options.Limit.rule
+    after: tuple[int, ...] = ()  # ids of jobs that have to end first, ascending
+    when: str = "all_succeeded"  # how those have to end
+    parent: int | None = None  # the job that spawned it while running
+    expires_in: float | None = None  # seconds, counted from the database's clock
+    expires_at: int | None = None
+    threshold: int | None = None  # of coalescing in its group
+
+    @property
+    def waits(self) -> bool:
+        """Whether something else than its time may keep it from starting."""
+        return self.group is not None or self.limit is not None or bool(self.after)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it has nothing of what most jobs have not."""
+        rare = self.parent, self.expires_in, self.expires_at, self.threshold
+        return not self.waits and all(one is None for one in rare)
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -190,6 +149,11 @@ class Claim(msgspec.Struct, frozen=True):
     created_at: int
     claimed_at: int
     worker_id: int | None = None
+    group_hash: int | None = None
+    limit_hash: int | None = None
+    parent_id: int | None = None
+    expires_at: int | None = None
+    threshold: int | None = None
 
     @property
     def lease(self) -> Lease:
@@ -215,6 +179,14 @@ class JobRow:
     flags: Flag
     key: str | None
     owner: str | None
+    group: str | None = None
+    group_held: int | None = None
+    limit: str | None = None
+    limit_held: int | None = None
+    parent_id: int | None = None
+    covered_by: int | None = None
+    threshold: int | None = None
+    expires_at: datetime | None = None
     worker_id: int | None = None
     created_at: datetime
     run_at: datetime | None
@@ -264,6 +236,7 @@ class Snoozed:
 
     delay: float
     why: str | None = None
+    leave_line: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -315,6 +288,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     counted: bool = True  # False gives the attempt back
     crashed: bool = False
     snoozed: bool = False
+    leaves_line: bool = False  # the next of its group may go first
     suspect: bool = False
     signature: int = 0
     result: str | None = None
@@ -342,11 +316,14 @@ class Signal(BaseException):
 
 
 class Snooze(Signal):
-    """Start me again in `delay` seconds; this start does not count as an attempt (S2.44)."""
+    """Start me again in `delay` seconds; this start does not count as an attempt (S2.44).
 
-    def __init__(self, delay: float, why: str | None = None) -> None:
+    A job of a group keeps the others waiting meanwhile, unless it says `leave_line`.
+    """
+
+    def __init__(self, delay: float, why: str | None = None, *, leave_line: bool = False) -> None:
         super().__init__(delay, why)
-        self.delay, self.why = delay, why
+        self.delay, self.why, self.leave_line = delay, why, leave_line
 
 
 class RetryIn(Signal):

@@ -206,7 +206,10 @@ def decide(job: Judged, outcome: Outcome, retry: Retry = DEFAULT_RETRY, chance: 
         case Failed():
             return _failed(job, outcome, retry, chance)
         case Snoozed():
-            return Change(state=State.SCHEDULED, delay=outcome.delay, counted=False, snoozed=True, note=outcome.why)
+            leaves = outcome.leave_line
+            return Change(
+                state=State.SCHEDULED, delay=outcome.delay, counted=False, snoozed=True, leaves_line=leaves, note=outcome.why
+            )
         case Parked():
             return Change(
                 state=State.BLOCKED,

@@ -117,7 +117,8 @@ class Runner:
     def _raised(self, error: BaseException) -> Ran:
         match error:
             case Snooze():
-                return Ran(Snoozed(delay=_seconds(error.delay), why=None if error.why is None else _short(error.why)))
+                why = None if error.why is None else _short(error.why)
+                return Ran(Snoozed(delay=_seconds(error.delay), why=why, leave_line=error.leave_line))
             case RetryIn():
                 return Ran(Failed(error=_short(error.why), retry_in=_seconds(error.delay)))
             case Skip():

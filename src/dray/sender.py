@@ -12,7 +12,8 @@ from typing import Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Unpack
 
 from dray.errors import BadArguments, BadOption
 from dray.handle import Job
-from dray.job import NewJob, Options, check_known
+from dray.job import NewJob
+from dray.options import HasId, Limit, Options, check_known
 from dray.task import Definition, Registry, Task
 
 P = ParamSpec("P")
@@ -20,7 +21,7 @@ R = TypeVar("R")
 
 
 class Using(TypedDict, total=False):
-    """The options of an enqueue, as keywords; `dray.job.Options` says what each means."""
+    """The options of an enqueue, as keywords; `dray.options.Options` says what each means."""
 
     queue: str
     priority: int
@@ -30,6 +31,13 @@ class Using(TypedDict, total=False):
     labels: Mapping[str, str]
     owner: str
     max_attempts: int
+    group: str
+    strict_order: bool
+    on_failure: str
+    limit: Limit
+    after: HasId | int | Sequence[HasId | int]
+    when: str
+    on_parent_failure: str
 
 
 class App(Protocol):
@@ -67,7 +75,7 @@ class Sender(Generic[P]):
         self._app, self._definition, self._options = app, definition, options
 
     def using(self, **options: Unpack[Using]) -> Sender[P]:
-        """The same with these options changed; see `dray.job.Options` for all there are."""
+        """The same with these options changed; see `dray.options.Options` for all there are."""
         return Sender(self._app, self._definition, changed(self._options, options))
 
     def bind(self, *args: P.args, **kwargs: P.kwargs) -> Bound:

@@ -11,8 +11,9 @@ from typing import Any, TypedDict, dataclass_transform
 
 from dray.context import Context
 from dray.errors import BadArguments, BadOption, TaskError, UnknownTask
-from dray.job import DEFAULT_PRIORITY, Flag, check_known, check_name, check_priority, name_hash
+from dray.job import DEFAULT_PRIORITY, Flag, name_hash
 from dray.lifecycle import DEFAULT_RETRY, Retry, RetryLike
+from dray.options import ON_FAILURE, Limit, check_choice, check_known, check_name, check_priority, fill
 
 ON_CRASH = ("retry", "fail")
 
@@ -60,6 +61,10 @@ class TaskOptions(TypedDict, total=False):
     priority: int
     retry: RetryLike | None
     on_crash: str
+    group: str | None
+    strict_order: bool
+    on_failure: str
+    limit: Limit | None
     aliases: Sequence[str]
 
 
@@ -71,12 +76,20 @@ class Defaults:
     priority: int = DEFAULT_PRIORITY
     retry: Retry = DEFAULT_RETRY
     on_crash: str = "retry"
+    group: str | None = None  # may name arguments: "customer-{customer_id}"
+    strict_order: bool = False
+    on_failure: str = "continue"
+    limit: Limit | None = None  # its name may name arguments, too
 
     def __post_init__(self) -> None:
         check_name("queue", self.queue)
         check_priority(self.priority)
-        if self.on_crash not in ON_CRASH:
-            raise BadOption(f"on_crash must be one of {', '.join(ON_CRASH)}, got {self.on_crash!r}")
+        check_choice("on_crash", self.on_crash, ON_CRASH)
+        check_choice("on_failure", self.on_failure, ON_FAILURE)
+        if self.group is not None:
+            check_name("group", self.group)
+        if self.limit is not None and not isinstance(self.limit, Limit):
+            raise BadOption(f"limit must be a dray.Limit, such as Limit('stripe', 10), got {self.limit!r}")
 
     @classmethod
     def of(cls, options: TaskOptions) -> Defaults:
@@ -87,6 +100,10 @@ class Defaults:
             priority=options.get("priority", DEFAULT_PRIORITY),
             retry=DEFAULT_RETRY if retry is None else Retry.of(retry),
             on_crash=options.get("on_crash", "retry"),
+            group=options.get("group"),
+            strict_order=options.get("strict_order", False),
+            on_failure=options.get("on_failure", "continue"),
+            limit=options.get("limit"),
         )
 
     @property
@@ -120,6 +137,14 @@ class Definition:
             self.signature.bind(*args, **kwargs)
         except TypeError as error:
             raise BadArguments(self.name, f"{error}; the signature is {self.name}{self.signature}") from None
+
+    def named(self, template: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+        """A name with the values of arguments in it: "customer-{customer_id}" -> "customer-7"; raises BadOption."""
+        if "{" not in template:
+            return template
+        bound = self.signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        return fill(template, bound.arguments)
 
     def call(self, args: Sequence[Any], kwargs: Mapping[str, Any], context: Context) -> Any:
         """Run it; an async task gives its coroutine. The arguments are known to fit."""

@@ -14,7 +14,7 @@ from dray.store import control, read
 from dray.store.add import add
 from dray.store.claim import Lanes, claim
 from dray.store.connect import Database
-from dray.store.finish import Finished, finish
+from dray.store.finish import Written, finish
 from dray.store.tables import Tables
 
 T = TypeVar("T")
@@ -62,6 +62,10 @@ class Bench:
         """Call a function of a chapter in a transaction."""
         return self.database.transact(lambda connection: chapter(connection, self.tables, *arguments, **keywords))
 
+    def move(self, move: Callable[..., control.Moves], *arguments: Any, **keywords: Any) -> list[control.Moved]:
+        """Let an operator move jobs."""
+        return self.call(move, *arguments, **keywords)[0]
+
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
         """A transaction that stays open as long as the test wants."""
@@ -85,7 +89,7 @@ class Bench:
         """The row of a worker."""
         now = self.tables.now()
         row = insert(self.tables.workers).values(
-            state=state, host="here", pid=1, queues="", concurrency=1, started_at=now, beat_at=now
+            state=state, host="here", pid=1, queues="", concurrency=1, started_at=now, beat_at=now, generation=0
         )
         key = self.database.transact(lambda connection: connection.execute(row).inserted_primary_key)
         assert key is not None
@@ -94,13 +98,13 @@ class Bench:
     def add(self, count: int = 1, **options: Any) -> list[int]:
         """Some jobs; their ids."""
         job = NewJob(**{"task": "t", "queue": "default", "args": "{}", **options})
-        return [one.id for one in self.call(add, [job] * count)]
+        return [one.id for one in self.call(add, [job] * count)[0]]
 
     def claim(self, limit: int = 100, *queues: str, worker: int | None = None) -> list[Claim]:
         """What a worker gets that never claimed before."""
         return self.call(claim, worker or self.worker(), Lanes(queues=queues), limit)
 
-    def end(self, claims: Sequence[Claim], outcome: Outcome | None = None, *, retry: int = 1, **options: Any) -> Finished:
+    def end(self, claims: Sequence[Claim], outcome: Outcome | None = None, *, retry: int = 1, **options: Any) -> Written:
         """End these runs; unless told otherwise they succeed, and a failure is final."""
         policy = Retry.after(*[60.0] * (retry - 1))
         finishes = []
@@ -118,7 +122,7 @@ class Bench:
         if state is State.READY:
             return id
         if state is State.CANCELLED:
-            self.call(control.cancel, [id])
+            self.move(control.cancel, [id])
             return id
         claims = self.claim(1, f"way-{state}")
         ends: dict[State, Outcome] = {
@@ -131,7 +135,7 @@ class Bench:
             self.end(claims, ends[state])
         return id
 
-    def snooze(self, claims: Sequence[Claim], delay: float) -> Finished:
+    def snooze(self, claims: Sequence[Claim], delay: float) -> Written:
         """End these runs by asking to be started again later."""
         return self.end(claims, Snoozed(delay=delay))
 

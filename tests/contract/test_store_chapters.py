@@ -56,7 +56,7 @@ def bench(database: Database) -> Iterator[Bench]:
 @pytest.mark.rows("C8", "S0.13")
 def test_ids_come_in_the_order_of_the_jobs(bench: Bench) -> None:
     jobs = [NewJob(task="t", queue="q", args=str(number), labels={"n": str(number)}) for number in range(2500)]
-    added = bench.call(add, jobs)
+    added, _ = bench.call(add, jobs)
     rows: dict[int, str] = dict(bench.query("SELECT id, args FROM {jobs}"))
     assert [rows[one.id] for one in added] == [str(number) for number in range(2500)]
     assert [one.id for one in added] == sorted(one.id for one in added)
@@ -74,7 +74,7 @@ sys.stdin.readline()
 told = {}
 for batch in range(40):
     jobs = [NewJob(task="t", queue="q", args=f"{name}/{batch}/{position}") for position in range(25)]
-    ids = [one.id for one in bench.call(add, jobs)]
+    ids = [one.id for one in bench.call(add, jobs)[0]]
     assert ids == sorted(ids)
     told |= dict(zip(ids, [job.args for job in jobs]))
 print(json.dumps(told))
@@ -110,7 +110,7 @@ def test_a_job_for_later_is_scheduled_and_one_whose_time_has_passed_is_ready(ben
     soon = bench.clock.now + 5_000_000
     job = {"task": "t", "queue": "q", "args": "{}"}
     jobs = [NewJob(**job, delay=5.0), NewJob(**job, run_at=soon), NewJob(**job, run_at=1), NewJob(**job)]
-    added = bench.call(add, jobs)
+    added, _ = bench.call(add, jobs)
     assert [one.state for one in added] == [State.SCHEDULED, State.SCHEDULED, State.READY, State.READY]
     assert bench.states(*[one.id for one in added]) == [one.state for one in added]
     assert bench.job(added[0].id).run_at == bench.job(added[1].id).run_at
@@ -119,7 +119,7 @@ def test_a_job_for_later_is_scheduled_and_one_whose_time_has_passed_is_ready(ben
 def test_jobs_of_a_transaction_that_is_rolled_back_do_not_exist(bench: Bench) -> None:
     with bench.database.engine.connect() as connection:
         connection.exec_driver_sql(bench.database.dialect.begin)
-        (one,) = add(connection, bench.tables, [NewJob(task="t", queue="q", args="{}", labels={"a": "b"})])
+        (one,), _ = add(connection, bench.tables, [NewJob(task="t", queue="q", args="{}", labels={"a": "b"})])
         assert isinstance(one, Added)
         connection.exec_driver_sql("ROLLBACK")
     assert bench.query("SELECT id FROM {jobs}") == bench.query("SELECT job_id FROM {labels}") == []
@@ -364,7 +364,7 @@ def test_a_death_is_counted_when_the_job_surely_ran(bench: Bench) -> None:
 def test_after_a_cancel_a_run_may_succeed_but_is_not_started_again(bench: Bench, outcome: Any, state: State) -> None:
     bench.add()
     (run,) = bench.claim()
-    (moved,) = bench.call(control.cancel, [run.id])
+    (moved,) = bench.move(control.cancel, [run.id])
     assert (moved.before, moved.after) == (State.RUNNING, State.RUNNING)
     assert bench.end([run], outcome, retry=9).accepted == {run.lease}
     assert bench.states(run.id) == [state]
@@ -373,7 +373,7 @@ def test_after_a_cancel_a_run_may_succeed_but_is_not_started_again(bench: Bench,
 def test_a_job_that_was_held_while_it_ran_is_not_started_again(bench: Bench) -> None:
     bench.add()
     (run,) = bench.claim()
-    bench.call(control.hold, [run.id])
+    bench.move(control.hold, [run.id])
     assert bench.end([run], HandedBack()).ready == []
     assert (bench.job(run.id).state, bench.job(run.id).reason) == (State.BLOCKED, Reason.HELD)
 
@@ -401,7 +401,7 @@ def moves(moved: list[control.Moved]) -> list[tuple[State | None, State | None]]
 def test_cancel_ends_what_waits_and_asks_what_runs(bench: Bench) -> None:
     ids = {state: bench.make(state) for state in State}
     asked = [*reversed(ids.values()), 99_999, ids[State.READY]]
-    moved = bench.call(control.cancel, asked, "not needed")
+    moved = bench.move(control.cancel, asked, "not needed")
     assert [one.id for one in moved] == asked
     assert dict(moves(moved)) == {
         **dict.fromkeys(LIVE, State.CANCELLED),
@@ -426,7 +426,7 @@ def test_cancel_ends_what_waits_and_asks_what_runs(bench: Bench) -> None:
 
 def test_a_held_job_waits_until_it_is_released(bench: Bench) -> None:
     ids = {state: bench.make(state) for state in State}
-    moved = bench.call(control.hold, list(ids.values()), note="ann is looking")
+    moved = bench.move(control.hold, list(ids.values()), note="ann is looking")
     after = {state: state for state in LIVE} | dict.fromkeys(ENDS, None) | {State.READY: State.BLOCKED}
     assert dict(moves(moved)) == after
     held = bench.job(ids[State.READY])
@@ -436,7 +436,7 @@ def test_a_held_job_waits_until_it_is_released(bench: Bench) -> None:
     assert bench.claim() == []
 
     bench.clock.forward(5)
-    moved = bench.call(control.release, [*ids.values(), 99_999])
+    moved = bench.move(control.release, [*ids.values(), 99_999])
     assert {one.id: one.after for one in moved} == {
         **{id: state for state, id in ids.items()},
         **dict.fromkeys([ids[state] for state in ENDS]),
@@ -455,7 +455,7 @@ def test_retry_starts_an_ended_job_over_under_its_id_and_with_its_fence(bench: B
         "UPDATE {history} SET crashes = 2, snoozes = 3, flags = 14, run_at = 1, signature = 9 WHERE id = :i",
         i=id,
     )
-    (moved,) = bench.call(control.retry, [id])
+    (moved,) = bench.move(control.retry, [id])
     assert (moved.before, moved.after, moved.queue, moved.priority) == (
         State.FAILED,
         State.READY,
@@ -473,12 +473,12 @@ def test_retry_starts_an_ended_job_over_under_its_id_and_with_its_fence(bench: B
 
 def test_retry_from_each_state(bench: Bench) -> None:
     ids = {state: bench.make(state) for state in State}
-    moved = dict(moves(bench.call(control.retry, [*ids.values(), 99_999])))
+    moved = dict(moves(bench.move(control.retry, [*ids.values(), 99_999])))
     ready = (State.READY, State.SCHEDULED, State.RETRYING, State.FAILED, State.CANCELLED)
     assert moved == {**dict.fromkeys(State), **dict.fromkeys(ready, State.READY), None: None}
     assert bench.states(*[ids[state] for state in ready]) == [State.READY] * 5
     assert bench.job(ids[State.SCHEDULED]).run_at is None
-    (again,) = bench.call(control.retry, [ids[State.SUCCEEDED]], force=True)
+    (again,) = bench.move(control.retry, [ids[State.SUCCEEDED]], force=True)
     assert again.after is State.READY
     assert bench.job(ids[State.SUCCEEDED]).result is None
 
@@ -486,13 +486,13 @@ def test_retry_from_each_state(bench: Bench) -> None:
 @pytest.mark.parametrize("state", [State.SCHEDULED, State.RETRYING, State.CANCELLED])
 def test_retry_of_a_held_job_leaves_it_held(bench: Bench, state: State) -> None:
     id = bench.make(State.SCHEDULED if state is State.CANCELLED else state)
-    bench.call(control.hold, [id])
+    bench.move(control.hold, [id])
     if state is State.CANCELLED:
-        bench.call(control.cancel, [id])
-    (moved,) = bench.call(control.retry, [id])
+        bench.move(control.cancel, [id])
+    (moved,) = bench.move(control.retry, [id])
     assert (moved.before, moved.after) == (state, State.BLOCKED)
     assert (bench.job(id).reason, bench.job(id).ready_at) == (Reason.HELD, None)
-    assert moves(bench.call(control.release, [id])) == [(State.BLOCKED, State.READY)]
+    assert moves(bench.move(control.release, [id])) == [(State.BLOCKED, State.READY)]
 
 
 def in_a_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
@@ -506,8 +506,8 @@ def test_of_two_operators_who_retry_at_once_one_wins_and_the_other_finds_it_live
     ids = [bench.make(State.FAILED) for _ in range(3)]
     with bench.another() as other:
         with bench.transaction() as connection:
-            mine = control.retry(connection, bench.tables, ids)
-            thread, theirs = in_a_thread(lambda: other.call(control.retry, ids[::-1]))
+            mine, _ = control.retry(connection, bench.tables, ids)
+            thread, theirs = in_a_thread(lambda: other.move(control.retry, ids[::-1]))
             thread.join(0.5)  # time to run into our locks
             assert not theirs
         thread.join(30)
@@ -522,7 +522,7 @@ def test_a_cancel_that_meets_the_end_of_a_run_loses(bench: Bench) -> None:
     with bench.another() as other:
         with bench.transaction() as connection:
             finish(connection, bench.tables, [Finish(run, decide(run, Done()))])
-            thread, theirs = in_a_thread(lambda: other.call(control.cancel, [run.id]))
+            thread, theirs = in_a_thread(lambda: other.move(control.cancel, [run.id]))
             thread.join(0.5)
             assert not theirs
         thread.join(30)
@@ -532,9 +532,9 @@ def test_a_cancel_that_meets_the_end_of_a_run_loses(bench: Bench) -> None:
 
 def test_a_long_list_is_moved_in_chunks_and_told_in_its_order(bench: Bench) -> None:
     ids = bench.add(2500)[::-1]
-    assert [one.id for one in bench.call(control.cancel, ids)] == ids
-    assert set(moves(bench.call(control.retry, ids))) == {(State.CANCELLED, State.READY)}
-    assert bench.call(control.hold, []) == []
+    assert [one.id for one in bench.move(control.cancel, ids)] == ids
+    assert set(moves(bench.move(control.retry, ids))) == {(State.CANCELLED, State.READY)}
+    assert bench.move(control.hold, []) == []
     assert len(bench.claim(5000)) == 2500
 
 
@@ -544,8 +544,8 @@ def test_a_worker_hears_what_is_wanted_of_its_jobs(bench: Bench) -> None:
     claims = bench.claim(3, worker=worker)
     (other,) = bench.claim(1)
     assert bench.call(control.requested, worker) == []
-    bench.call(control.cancel, [claims[0].id, claims[2].id, other.id])
-    bench.call(control.hold, [claims[2].id])
+    bench.move(control.cancel, [claims[0].id, claims[2].id, other.id])
+    bench.move(control.hold, [claims[2].id])
     assert bench.call(control.requested, worker) == [
         (claims[0].lease, Flag.CANCEL),
         (claims[2].lease, Flag.CANCEL | Flag.HELD),

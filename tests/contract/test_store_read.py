@@ -139,7 +139,7 @@ def test_jobs_of_a_worker_and_blocked_ones_by_their_reason(bench: Bench) -> None
     done, runs = bench.claim(2, worker=worker)
     bench.end([done])
     parked, (held,) = bench.make(State.BLOCKED), bench.add()
-    bench.call(control.hold, [held])
+    bench.move(control.hold, [held])
     assert listed(bench, worker_id=worker) == [runs.id, done.id]
     assert listed(bench, worker_id=worker, states=frozenset({State.RUNNING})) == [runs.id]
     assert listed(bench, reason=Reason.HELD) == [held]
@@ -308,10 +308,10 @@ def test_every_chapter_works_by_the_clock_of_the_database(database: Database) ->
     bench = Bench(database.url, clock=False)
     before = datetime.now(UTC) - timedelta(seconds=2)
     ids = {state: bench.make(state, labels={"a": "b"}) for state in State}
-    bench.call(control.hold, [ids[State.READY]])
-    bench.call(control.release, [ids[State.READY]])
-    bench.call(control.retry, [ids[State.SCHEDULED], ids[State.FAILED]])
-    bench.call(control.cancel, [ids[State.BLOCKED]])
+    bench.move(control.hold, [ids[State.READY]])
+    bench.move(control.release, [ids[State.READY]])
+    bench.move(control.retry, [ids[State.SCHEDULED], ids[State.FAILED]])
+    bench.move(control.cancel, [ids[State.BLOCKED]])
     bench.call(output.write, [output.Line(1, 1, "stdout", "x", ago=0.5)])
     after = datetime.now(UTC) + timedelta(seconds=2)
     for job in bench.call(read.jobs, Filter(since=before)):

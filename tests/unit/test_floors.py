@@ -19,15 +19,25 @@ SOURCE = Path(__file__).parents[2] / "src" / "dray"
 # From the ground up; names are relative to `dray`, "" is the package itself.
 FLOORS: list[set[str]] = [
     # 0 words
-    {"errors", "report", "job", "durations", "urls", "tags"},
+    {"errors", "report", "job", "options", "durations", "urls", "tags"},
     # 1 rules
-    {"lifecycle", "settings", "kinds", "events", "codec", "payload", "shapes", "calls", "pace"},
+    {"lifecycle", "stations", "settings", "kinds", "events", "codec", "payload", "shapes", "calls", "pace"},
     # 2 the door
     {"store.base"},
     # 3 behind the door: what the store stands on, its chapters, and what puts them together
     {"store.dialects", "store.tables", "store.view", "store.connect", "store.lines", "store.wakeup", "store.filters"}
     | {"store.schema", "store.migrations", "store.migrations.*"}
-    | {"store.add", "store.lanes", "store.claim", "store.finish", "store.settle", "store.rescue", "store.promote"}
+    | {
+        "store.owed",
+        "store.places",
+        "store.add",
+        "store.lanes",
+        "store.claim",
+        "store.finish",
+        "store.settle",
+        "store.rescue",
+        "store.promote",
+    }
     | {"store.control", "store.workers", "store.listing", "store.read", "store.output", "store.prune"}
     | {"store.roster", "store.desk", "store.caller", "store.vitals", "store.sql"},
     # 4 the doorkeeper
@@ -50,6 +60,7 @@ NEIGHBOURS: dict[str, set[str]] = {
     "sender": {"handle", "task"},
     "finisher": {"slots"},
     "job": {"errors", "report"},
+    "options": {"errors", "job"},
     "durations": {"errors"},
     "urls": {"errors"},
     "settings": {"kinds"},
@@ -65,28 +76,30 @@ NEIGHBOURS: dict[str, set[str]] = {
     "store.migrations.run": {"store.tables", "store.migrations.steps"},
     "store.migrations.steps": {"store.tables"},
     "store.migrations.versions.*": {"store.migrations.steps"},
-    "store.add": {"store.tables"},
+    "store.owed": {"store.tables"},
+    "store.places": {"store.owed", "store.tables"},
+    "store.add": {"store.owed", "store.tables"},
     "store.lanes": {"store.tables"},
     "store.claim": {"store.tables", "store.lanes"},
-    "store.finish": {"store.tables"},
-    "store.settle": {"store.tables"},
-    "store.promote": {"store.tables"},
-    "store.control": {"store.tables"},
+    "store.finish": {"store.owed", "store.tables"},
+    "store.settle": {"store.connect", "store.owed", "store.places", "store.tables", "store.wakeup"},
+    "store.promote": {"store.owed", "store.places", "store.tables"},
+    "store.control": {"store.owed", "store.places", "store.tables"},
     "store.workers": {"store.tables"},
     "store.output": {"store.tables"},
     "store.listing": {"store.tables", "store.filters"},
     "store.read": {"store.tables", "store.lanes", "store.listing", "store.filters"},
     "store.prune": {"store.control", "store.tables", "store.workers"},
-    "store.rescue": {"store.tables", "store.claim", "store.finish", "store.workers"},
-    "store.caller": {"store.wakeup"},
+    "store.rescue": {"store.owed", "store.tables", "store.claim", "store.finish", "store.workers"},
+    "store.caller": {"store.owed", "store.settle", "store.wakeup"},
     "store.roster": {"store.connect", "store.tables", "store.wakeup", "store.workers"},
-    "store.desk": {"store.connect", "store.tables", "store.wakeup"}
+    "store.desk": {"store.connect", "store.settle", "store.tables", "store.wakeup"}
     | {"store.control", "store.output", "store.prune", "store.read"},
     "store.vitals": {"store.connect", "store.tables"},
     "store.sql": {"store.dialects", "store.tables", "store.connect", "store.wakeup", "store.schema"}
     | {"store.add", "store.claim", "store.finish", "store.settle", "store.rescue", "store.promote"}
     | {"store.control", "store.workers", "store.read", "store.prune"}
-    | {"store.roster", "store.desk", "store.caller"},
+    | {"store.owed", "store.roster", "store.desk", "store.caller"},
     "task": {"context"},
     "runner": {"context", "task"},
     "lease": {"heartbeat"},

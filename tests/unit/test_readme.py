@@ -15,7 +15,7 @@ from types import ModuleType
 import pytest
 
 from dray.cli import VERBS
-from dray.job import Options
+from dray.options import Options
 from dray.settings import load
 from dray.task import TaskOptions
 from dray.worker import Worker

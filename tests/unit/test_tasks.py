@@ -14,7 +14,8 @@ import pytest
 
 from dray import Context, Dray, Permanent, Retry, Task
 from dray.errors import BadArguments, BadOption, CodecError, TaskError, UnknownTask
-from dray.job import Added, Claim, Flag, NewJob, Options, State
+from dray.job import Added, Claim, Flag, NewJob, State
+from dray.options import Options
 from dray.task import Definition
 
 

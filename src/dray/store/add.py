@@ -2,62 +2,122 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy import Connection, insert, select
 
-from dray.job import Added, NewJob, State, name_hash
-from dray.store.tables import STATE_OF, Tables
+from dray.job import Added, Flag, NewJob, State, name_hash
+from dray.stations import GROUP, LIMIT, enter, gate_hash
+from dray.store.owed import Owed
+from dray.store.tables import REASON, STATE, STATE_OF, Tables
 
 CHUNK = 1000  # jobs in one statement
+POLICIES = {"all_succeeded": 0, "all_done": 1}
 CHUNK_BYTES = 4_000_000  # MariaDB takes packets of 16 MB unless told otherwise
 
 _FIELDS = {
     "o": "int",
     "qh": "int",
-    "th": "int",
     "kh": "int",
     "pr": "int",
     "dl": "int",
     "ra": "int",
     "ma": "int",
     "fl": "int",
+    "st": "int",  # where it stands once its time has come
+    "rs": "int",
+    "pa": "int",  # 1: it waits for its parents first, whatever its time is
+    "gh": "int",
+    "gd": "int",
+    "gr": "int",
+    "lh": "int",
+    "ld": "int",
+    "pi": "int",
+    "th": "int",
+    "xd": "int",  # microseconds until it expires
+    "xa": "int",
+    "ts": "int",
     "q": "text",
     "t": "text",
     "k": "text",
     "ow": "text",
+    "g": "text",
+    "l": "text",
+    "lr": "text",
     "ar": "text",
 }
-_INSERT = (
-    "INSERT INTO {jobs} (state, queue_hash, priority, ready_at, fence, attempt, max_attempts, crashes, snoozes, flags,"
-    " run_at, created_at, task_hash, signature, key_hash, queue, task, job_key, owner, args) "
-)
-_SELECT = (
-    "SELECT CASE WHEN COALESCE(d.ra, n.now + d.dl) > n.now THEN 2 ELSE 0 END, d.qh, d.pr,"
-    " CASE WHEN COALESCE(d.ra, n.now + d.dl) > n.now THEN NULL ELSE n.now END, 0, 0, d.ma, 0, 0, d.fl,"
-    " COALESCE(d.ra, n.now + d.dl), n.now, d.th, 0, d.kh, d.q, d.t, d.k, d.ow, d.ar"
-    " FROM (SELECT {now} AS now) AS n, "
-)
-_DUE = "COALESCE(%s, {now} + %s)"  # null when neither was given: as soon as possible
-_VALUES = (
-    "(CASE WHEN " + _DUE + " > {now} THEN 2 ELSE 0 END, %s, %s, CASE WHEN " + _DUE + " > {now} THEN NULL ELSE {now} END,"
-    " 0, 0, %s, 0, 0, %s, " + _DUE + ", {now}, %s, 0, %s, %s, %s, %s, %s, %s)"
-)
-_VALUE_ORDER = ["ra", "dl", "qh", "pr", "ra", "dl", "ma", "fl", "ra", "dl", "th", "kh", "q", "t", "k", "ow", "ar"]
+# A job stands before its parents; else it waits for its time; else it is where `stations.enter` puts it.
+_LATER = "COALESCE(d.ra, n.now + d.dl) > n.now"
+_COLUMNS = {
+    "state": f"CASE WHEN d.pa = 1 THEN 4 WHEN {_LATER} THEN 2 ELSE COALESCE(d.st, 0) END",
+    "reason": f"CASE WHEN d.pa = 1 THEN 1 WHEN {_LATER} THEN NULL ELSE d.rs END",
+    "queue_hash": "d.qh",
+    "priority": "d.pr",
+    "ready_at": f"CASE WHEN d.pa = 1 OR d.st = 4 OR {_LATER} THEN NULL ELSE n.now END",
+    "fence": "0",
+    "attempt": "0",
+    "max_attempts": "d.ma",
+    "crashes": "0",
+    "snoozes": "0",
+    "flags": "d.fl",
+    "run_at": "COALESCE(d.ra, n.now + d.dl)",
+    "created_at": "n.now",
+    "task_hash": "d.th",
+    "signature": "0",
+    "key_hash": "d.kh",
+    "group_hash": "d.gh",
+    "group_held": f"CASE WHEN d.pa = 1 OR {_LATER} THEN NULL ELSE d.gd END",
+    "group_rank": "d.gr",
+    "limit_hash": "d.lh",
+    "limit_held": f"CASE WHEN d.pa = 1 OR {_LATER} THEN NULL ELSE d.ld END",
+    "parent_id": "d.pi",
+    "threshold": "d.ts",
+    "expires_at": "COALESCE(d.xa, n.now + d.xd)",
+    "queue": "d.q",
+    "task": "d.t",
+    "job_key": "d.k",
+    "owner": "d.ow",
+    "group_name": "d.g",
+    "limit_name": "d.l",
+    "limit_rule": "d.lr",
+    "args": "d.ar",
+}
+_INSERT = f"INSERT INTO {{jobs}} ({', '.join(_COLUMNS)}) "
+_SELECT = f"SELECT {', '.join(_COLUMNS.values())} FROM (SELECT {{now}} AS now) AS n, "
+_NAMED = re.compile(r"\bd\.(\w+)")
 
 
-def add(connection: Connection, tables: Tables, jobs: Sequence[NewJob]) -> list[Added]:
-    """Insert jobs and give their ids in the order of the jobs (C8).
+def _literal_row(later: str) -> tuple[str, list[str]]:
+    """The same as a row of literals, for a server that gives ids only to those, and the order of its values. Whether it waits
+    for its time is mostly known before, and then not asked in each column."""
+    columns = ", ".join(_COLUMNS.values()).replace(_LATER, later).replace("n.now", "{now}")
+    return f"({_NAMED.sub('%s', columns)})", _NAMED.findall(columns)
+
+
+_NOW, _DELAYED, _DATED = (_literal_row(later) for later in ("FALSE", "TRUE", _LATER))
+
+
+def add(connection: Connection, tables: Tables, jobs: Sequence[NewJob]) -> tuple[list[Added], Owed]:
+    """Insert jobs; give their ids in the order of the jobs (C8), and what has to be settled after the commit.
 
     One statement for each thousand jobs; labels, if there are any, one more. It inserts rows of these jobs only and takes no
-    shared lock, so it never waits for another producer, nor makes one wait, however long the transaction is.
+    shared lock, so it never waits for another producer, nor makes one wait, however long the transaction is. That is why a job
+    of a group always joins the end of the line, even if nobody stands in it.
     """
     added: list[Added] = []
+    owed = Owed()
     for chunk in _chunks(jobs):
         ids = _insert(connection, tables, chunk)
         added += ids
+        for one, job in zip(ids, chunk, strict=True):
+            if job.waits and one.state is State.BLOCKED:
+                _owe(owed, one.id, job)
+        edges = [edge for one, job in zip(ids, chunk, strict=True) for edge in _edges(one.id, job)]
+        if edges:
+            connection.execute(insert(tables.edges), edges)
         labelled = [
             {"job_id": one.id, "name": name, "value": value, "label_hash": name_hash(f"{name}={value}")}
             for one, job in zip(ids, chunk, strict=True)
@@ -65,12 +125,24 @@ def add(connection: Connection, tables: Tables, jobs: Sequence[NewJob]) -> list[
         ]
         if labelled:
             connection.execute(insert(tables.labels), labelled)
-    return added
+    return added, owed
 
 
-def statements(jobs: Sequence[NewJob]) -> int:
-    """How many statements `add` will run: one is atomic by itself, more need a transaction around them."""
-    return sum(1 + any(job.labels for job in chunk) for chunk in _chunks(jobs))
+def _owe(owed: Owed, id: int, job: NewJob) -> None:
+    if job.after:
+        owed.waiting.add(id)
+    else:
+        owed.gates(gate_hash(GROUP, job.group), None if job.group else gate_hash(LIMIT, job.limit))
+
+
+def _edges(id: int, job: NewJob) -> Iterator[dict[str, int]]:
+    for needed in job.after:
+        yield {"job_id": id, "needs_id": needed, "policy": POLICIES[job.when]}
+
+
+def is_one_statement(jobs: Sequence[NewJob]) -> bool:
+    """Whether `add` runs a single statement, which is atomic by itself, and leaves nothing to settle."""
+    return not any(job.labels or job.waits for job in jobs) and sum(1 for _ in _chunks(jobs)) == 1
 
 
 def _chunks(jobs: Sequence[NewJob]) -> Iterator[Sequence[NewJob]]:
@@ -104,17 +176,25 @@ def _insert_document(connection: Connection, tables: Tables, jobs: Sequence[NewJ
 def _insert_values(connection: Connection, tables: Tables, jobs: Sequence[NewJob]) -> list[Added]:
     """For a server without RETURNING: a multi-row INSERT of literal rows is given consecutive ids, the first of them told."""
     names = {**tables.names(), "now": tables.literal_now()}
-    statement = _INSERT.format_map(names) + "VALUES " + ", ".join([_VALUES.format_map(names)] * len(jobs))
     rows = [_row(job) for job in jobs]
-    result = connection.exec_driver_sql(statement, tuple(row[name] for row in rows for name in _VALUE_ORDER))
+    kinds = [_DATED if row["ra"] is not None else _DELAYED if row["dl"] else _NOW for row in rows]
+    statement = _INSERT.format_map(names) + "VALUES " + ", ".join(template for template, _ in kinds).format_map(names)
+    values = tuple(row.get(name) for row, (_, order) in zip(rows, kinds, strict=True) for name in order)
+    result = connection.exec_driver_sql(statement, values)
     first, step = int(result.lastrowid), _increment(connection)
     ids = range(first, first + len(jobs) * step, step)
-    states = {id: State.SCHEDULED if row["dl"] else State.READY for id, row in zip(ids, rows, strict=True)}
+    states = {id: _state(row) for id, row in zip(ids, rows, strict=True)}
     dated = [id for id, job in zip(ids, jobs, strict=True) if job.run_at is not None]
     if dated:  # only the database's clock knows whether their time has come
         found = connection.execute(select(tables.jobs.c.id, tables.jobs.c.state).where(tables.jobs.c.id.in_(dated)))
         states.update({id: STATE_OF[state] for id, state in found})
     return [Added(id, state) for id, state in states.items()]
+
+
+def _state(row: dict[str, Any]) -> State:
+    if row.get("pa") == 1:
+        return State.BLOCKED
+    return State.SCHEDULED if row["dl"] else STATE_OF[row.get("st", 0)]
 
 
 def _increment(connection: Connection) -> int:
@@ -126,7 +206,8 @@ def _increment(connection: Connection) -> int:
 
 
 def _row(job: NewJob) -> dict[str, Any]:
-    return {
+    """What is stored of a job; what is not in it is NULL."""
+    row: dict[str, Any] = {
         "qh": name_hash(job.queue),
         "th": name_hash(job.task),
         "kh": None if job.key is None else name_hash(job.key),
@@ -134,10 +215,44 @@ def _row(job: NewJob) -> dict[str, Any]:
         "dl": None if not job.delay else round(job.delay * 1_000_000),
         "ra": job.run_at,
         "ma": job.max_attempts,
-        "fl": job.flags,
+        "fl": job.flags | Flag.PARENTS if job.after else job.flags,
         "q": job.queue,
         "t": job.task,
         "k": job.key,
         "ow": job.owner,
         "ar": job.args,
     }
+    return row if job.is_plain else {**row, **_rare(job)}
+
+
+def _rare(job: NewJob) -> dict[str, Any]:
+    """What is stored only of jobs that wait for others, that expire, or that have a parent."""
+    gates = _Gates(gate_hash(GROUP, job.group), gate_hash(LIMIT, job.limit))
+    place = enter(gates)
+    return {
+        "st": STATE[place.state],
+        "rs": None if place.reason is None else REASON[place.reason],
+        "pa": 1 if job.after else 0,
+        "gh": gates.group_hash,
+        "gd": place.group_held,
+        "gr": job.priority if job.rank is None else job.rank,
+        "lh": gates.limit_hash,
+        "ld": place.limit_held,
+        "pi": job.parent,
+        "ts": job.threshold,
+        "xd": None if job.expires_in is None else round(job.expires_in * 1_000_000),
+        "xa": job.expires_at,
+        "g": job.group,
+        "l": job.limit,
+        "lr": job.limit_rule,
+    }
+
+
+class _Gates(NamedTuple):
+    """A new job before its gates: it holds neither."""
+
+    group_hash: int | None
+    limit_hash: int | None
+    group_held: int | None = None
+    limit_held: int | None = None
+    flags: int = 0

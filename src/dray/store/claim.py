@@ -34,6 +34,11 @@ CLAIM_COLUMNS = [
     "created_at",
     "claimed_at",
     "worker_id",
+    "group_hash",
+    "limit_hash",
+    "parent_id",
+    "expires_at",
+    "threshold",
 ]
 _COLUMNS = [*CLAIM_COLUMNS, "ready_at", "queue_hash"]
 _RETURNED = ", ".join(f"j.{column}" for column in _COLUMNS)

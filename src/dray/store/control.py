@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Table, insert, literal, literal_column, null, select, union_all, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Table,
+    and_,
+    delete,
+    insert,
+    literal,
+    literal_column,
+    null,
+    select,
+    union_all,
+    update,
+)
 
 from dray.job import Flag, Lease, Reason, State
+from dray.stations import Held, Place, enter
+from dray.store.owed import Owed
+from dray.store.places import Placed, Traveller, arrived, columns_of, send_on
 from dray.store.tables import (
     BLOCKED,
     CANCELLED,
@@ -28,6 +45,8 @@ LOOKS = 10  # how often we look for a job that moves from table to table each ti
 WAITING = (READY, SCHEDULED, RETRYING, BLOCKED)
 LIVE = (*WAITING, RUNNING)
 HELD = REASON[Reason.HELD]
+GATES = (REASON[Reason.GROUP], REASON[Reason.LIMIT])
+PARENTS = Place(State.BLOCKED, Reason.PARENTS, None, None)
 
 
 class Moved(NamedTuple):
@@ -44,6 +63,9 @@ class Moved(NamedTuple):
     priority: int
 
 
+Moves = tuple[list[Moved], Owed]  # in the order asked, and what follows from them
+
+
 class _Found(NamedTuple):
     """A job whose row is locked by this transaction."""
 
@@ -53,81 +75,144 @@ class _Found(NamedTuple):
     flags: int
     queue: str
     priority: int
+    group_hash: int | None
+    group_held: int | None
+    limit_hash: int | None
+    limit_held: int | None
 
     @property
     def held(self) -> bool:
         return bool(self.flags & Flag.HELD)
 
+    def traveller(self, without: int = 0) -> Traveller:
+        """This job on its way to its next station, without some of its flags."""
+        gates = self.group_hash, self.group_held, self.limit_hash, self.limit_held
+        return Traveller(self.id, self.queue, self.priority, self.flags & ~without, *gates)
 
-Act = Callable[[Sequence[_Found]], Mapping[int, int]]
+
+class Acted(NamedTuple):
+    """The state of each job that was moved, and what follows from that."""
+
+    after: Mapping[int, int]
+    owed: Owed
 
 
-def cancel(connection: Connection, tables: Tables, ids: Sequence[int], note: str | None = "cancelled") -> list[Moved]:
+Act = Callable[[Sequence[_Found]], Acted]
+
+
+def cancel(connection: Connection, tables: Tables, ids: Sequence[int], note: str | None = "cancelled") -> Moves:
     """End jobs that wait; ask running ones to end, which they hear at their next checkpoint."""
     values = _ended(tables, note)
 
-    def act(found: Sequence[_Found]) -> Mapping[int, int]:
+    def act(found: Sequence[_Found]) -> Acted:
         waiting, running = _ids(found, WAITING), _ids(found, (RUNNING,))
         _carry(connection, tables, tables.jobs, tables.history, waiting, WAITING, values)
         flags = tables.jobs.c.flags.bitwise_or(int(Flag.CANCEL))
         _update(connection, tables, running, (RUNNING,), {"flags": flags})
-        return dict.fromkeys(waiting, CANCELLED) | dict.fromkeys(running, RUNNING)
+        owed = Owed(ended=set(waiting))
+        for job in found:
+            if job.state in WAITING:
+                owed.gates(job.group_hash, job.limit_hash)
+        return Acted(dict.fromkeys(waiting, CANCELLED) | dict.fromkeys(running, RUNNING), owed)
 
     return _move(connection, tables, ids, act)
 
 
-def hold(connection: Connection, tables: Tables, ids: Sequence[int], note: str | None = None) -> list[Moved]:
-    """Keep jobs from starting until they are released. One that runs goes on, but is not started again."""
+def hold(connection: Connection, tables: Tables, ids: Sequence[int], note: str | None = None) -> Moves:
+    """Keep jobs from starting until they are released. One that runs goes on, but is not started again.
+
+    What waits or is ready gives back its place in its group and limit, so that it keeps nobody else waiting.
+    """
     said = {} if note is None else {"note": note}
     flagged = {"flags": tables.jobs.c.flags.bitwise_or(int(Flag.HELD)), **said}
-    stopped = {**flagged, "state": BLOCKED, "reason": HELD, "ready_at": None}
+    given_back = {**flagged, "group_held": None, "limit_held": None}
+    stopped = {**given_back, "state": BLOCKED, "reason": HELD, "ready_at": None}
 
-    def act(found: Sequence[_Found]) -> Mapping[int, int]:
-        ready, others = _ids(found, (READY,)), _ids(found, (SCHEDULED, RETRYING, BLOCKED, RUNNING))
-        _update(connection, tables, ready, (READY,), stopped)
-        _update(connection, tables, others, (SCHEDULED, RETRYING, BLOCKED, RUNNING), flagged)
-        return _unmoved(found, LIVE) | dict.fromkeys(ready, BLOCKED)
+    def act(found: Sequence[_Found]) -> Acted:
+        startable = [job for job in found if job.state == READY or (job.state == BLOCKED and job.reason in GATES)]
+        ready = [job.id for job in startable]
+        waiting = set(_ids(found, (SCHEDULED, RETRYING, BLOCKED))).difference(ready)
+        _update(connection, tables, ready, (READY, BLOCKED), stopped)
+        _update(connection, tables, waiting, (SCHEDULED, RETRYING, BLOCKED), given_back)
+        _update(connection, tables, _ids(found, (RUNNING,)), (RUNNING,), flagged)
+        owed = Owed()
+        for job in found:
+            if job.state in WAITING:
+                owed.gates(job.group_hash, job.limit_hash)
+        return Acted(_unmoved(found, LIVE) | dict.fromkeys(ready, BLOCKED), owed)
 
     return _move(connection, tables, ids, act)
 
 
-def release(connection: Connection, tables: Tables, ids: Sequence[int], note: str | None = None) -> list[Moved]:
-    """Let held jobs go on: those that waited for nothing else are ready now."""
+def release(connection: Connection, tables: Tables, ids: Sequence[int], note: str | None = None) -> Moves:
+    """Let held jobs go on: those that wait for nothing else are ready now."""
     cleared: dict[str, Any] = {"flags": tables.jobs.c.flags.bitwise_and(~int(Flag.HELD))}
     # The note said why it was held, which is over.
-    freed = {**cleared, "state": READY, "reason": None, "ready_at": tables.now(), "note": note}
+    freed = {**cleared, "note": note}
 
-    def act(found: Sequence[_Found]) -> Mapping[int, int]:
-        stopped = [job.id for job in found if job.state == BLOCKED and job.reason == HELD]
-        flagged = set(_ids((job for job in found if job.held), LIVE)).difference(stopped)
-        _update(connection, tables, stopped, (BLOCKED,), freed)
+    def act(found: Sequence[_Found]) -> Acted:
+        stopped = [job for job in found if job.state == BLOCKED and job.reason == HELD]
+        flagged = set(_ids((job for job in found if job.held), LIVE)).difference(job.id for job in stopped)
+        expected = and_(tables.jobs.c.state == BLOCKED, tables.jobs.c.reason == HELD)
+        placed = send_on(connection, tables, [job.traveller(without=Flag.HELD) for job in stopped], expected, freed)
         _update(connection, tables, flagged, LIVE, cleared)
-        return _unmoved(found, LIVE) | dict.fromkeys(stopped, READY)
+        after = dict.fromkeys((job.id for job in stopped), BLOCKED) | {one.id: READY for one in placed.ready}
+        return Acted(_unmoved(found, LIVE) | after, placed.owed)
 
     return _move(connection, tables, ids, act)
 
 
-def retry(connection: Connection, tables: Tables, ids: Sequence[int], *, force: bool = False) -> list[Moved]:
+def retry(connection: Connection, tables: Tables, ids: Sequence[int], *, force: bool = False) -> Moves:
     """Make jobs ready at once: ended ones start over, waiting ones skip the rest of their wait.
 
     A succeeded job is run again only with `force`. Of two operators who retry the same job one moves it, and
     the other finds it live. An ended job keeps its fence, so that whoever held it before still cannot write,
-    and the list of its attempts.
+    and the list of its attempts. It looks at its parents, its group and its limit again (C29).
     """
     endings = (FAILED, CANCELLED, *([SUCCEEDED] if force else []))
 
-    def act(found: Sequence[_Found]) -> Mapping[int, int]:
-        after = _unmoved(found, (READY,))
-        for held in (False, True):
-            alike = [job for job in found if job.held is held]
-            waiting, ended = _ids(alike, (SCHEDULED, RETRYING)), _ids(alike, endings)
-            ready = _made_ready(tables, held=held)
-            _update(connection, tables, waiting, (SCHEDULED, RETRYING), ready)
-            _carry(connection, tables, tables.history, tables.jobs, ended, endings, _afresh(tables) | ready)
-            after |= dict.fromkeys([*waiting, *ended], BLOCKED if held else READY)
-        return after
+    def act(found: Sequence[_Found]) -> Acted:
+        timed = [job.traveller() for job in found if job.state in (SCHEDULED, RETRYING)]
+        expected = tables.jobs.c.state.in_((SCHEDULED, RETRYING))
+        placed = send_on(connection, tables, timed, expected, {"run_at": None})
+        ended = [job for job in found if job.state in endings]
+        placed.add(_put_back(connection, tables, ended, endings))
+        moved = dict.fromkeys([*(one.id for one in timed), *(job.id for job in ended)], BLOCKED)
+        return Acted(_unmoved(found, (READY,)) | moved | {one.id: READY for one in placed.ready}, placed.owed)
 
     return _move(connection, tables, ids, act)
+
+
+def _put_back(connection: Connection, tables: Tables, ended: Sequence[_Found], endings: Collection[int]) -> Placed:
+    """Ended jobs start over, each at the first station that keeps it."""
+    heads = _halting(connection, tables, ended)
+    places: defaultdict[Place, list[Traveller]] = defaultdict(list)
+    for job in ended:
+        # Its group has stood still because of it: nobody else is at its head, and it goes on where it was.
+        back = job.traveller()._replace(group_held=Held.HOLDS if job.id in heads else None, limit_held=None)
+        place = PARENTS if job.flags & Flag.PARENTS else enter(back)
+        places[place].append(back)
+    placed = Placed(owed=Owed(ended={job.id for job in ended}))
+    for place, some in places.items():
+        values = _afresh(tables) | columns_of(place, tables) | {"run_at": None}
+        _carry(connection, tables, tables.history, tables.jobs, [one.id for one in some], endings, values)
+        placed.add(arrived(place, some))
+        if place is PARENTS:
+            placed.owed.waiting |= {one.id for one in some}
+    return placed
+
+
+def _halting(connection: Connection, tables: Tables, ended: Sequence[_Found]) -> set[int]:
+    """Those whose groups stand still because they failed; no more, since they are run again."""
+    halts = tables.halts
+    groups = {job.group_hash for job in ended if job.flags & Flag.HALT and job.group_hash is not None}
+    if not groups:
+        return set()
+    mine = and_(halts.c.group_hash.in_(sorted(groups)), halts.c.job_id.in_(sorted(job.id for job in ended)))
+    found = connection.execute(select(halts.c.group_hash, halts.c.job_id).where(mine).order_by(halts.c.job_id)).all()
+    connection.execute(delete(halts).where(mine))
+    first = {row[0]: row[1] for row in reversed(found)}  # one head for each group, however many have failed in it
+    return set(first.values())
 
 
 def requested(connection: Connection, tables: Tables, worker_id: int) -> list[tuple[Lease, Flag]]:
@@ -145,17 +230,19 @@ def requested(connection: Connection, tables: Tables, worker_id: int) -> list[tu
 # --- lock, then write ---------------------------------------------------------------------------------------
 
 
-def _move(connection: Connection, tables: Tables, ids: Sequence[int], act: Act) -> list[Moved]:
+def _move(connection: Connection, tables: Tables, ids: Sequence[int], act: Act) -> Moves:
     """Lock the jobs, let `act` write and say which it moved to what; tell it in the order asked."""
     moved: dict[int, Moved] = {}
+    owed = Owed()
     ordered = sorted(set(ids))  # ascending: nobody who locks many rows waits in a circle
     for start in range(0, len(ordered), CHUNK):
         found = _find(connection, tables, ordered[start : start + CHUNK])
-        after = act(found)
+        after, some = act(found)
+        owed.add(some)
         for job in found:
             now = STATE_OF[after[job.id]] if job.id in after else None
             moved[job.id] = Moved(job.id, STATE_OF.get(job.state), now, job.queue, job.priority)
-    return [moved.get(id) or Moved(id, None, None, "", 0) for id in ids]
+    return [moved.get(id) or Moved(id, None, None, "", 0) for id in ids], owed
 
 
 def _find(connection: Connection, tables: Tables, ids: Sequence[int]) -> list[_Found]:
@@ -240,12 +327,6 @@ def _expression(source: Table, name: str, values: Mapping[str, Any]) -> ColumnEl
 def _ended(tables: Tables, note: str | None) -> dict[str, Any]:
     gone = dict.fromkeys(("reason", "ready_at", "group_held", "limit_held"))
     return {**gone, "state": CANCELLED, "finished_at": tables.now(), "note": note}
-
-
-def _made_ready(tables: Tables, *, held: bool) -> dict[str, Any]:
-    if held:
-        return {"state": BLOCKED, "reason": HELD, "ready_at": None, "run_at": None}
-    return {"state": READY, "reason": None, "ready_at": tables.now(), "run_at": None}
 
 
 def _afresh(tables: Tables) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from sqlalchemy import Connection
 from dray.job import Flag, JobRow, Lease, Ready, State
 from dray.store import control, output, prune, read
 from dray.store.connect import Database
-from dray.store.control import Moved
+from dray.store.control import Moved, Moves
 from dray.store.output import Line, OutputLine
 from dray.store.read import AttemptRow, Filter, QueueCount
+from dray.store.settle import Settler
 from dray.store.tables import Tables
 from dray.store.wakeup import Bell
 
@@ -22,14 +23,14 @@ T = TypeVar("T")
 class Desk:
     """Lists, single jobs, and the moves an operator can make."""
 
-    def __init__(self, database: Database, tables: Tables, bell: Bell) -> None:
-        self._database, self._tables, self._bell = database, tables, bell
+    def __init__(self, database: Database, tables: Tables, bell: Bell, settler: Settler) -> None:
+        self._database, self._tables, self._bell, self._settler = database, tables, bell, settler
 
     def _look(self, work: Callable[[Connection], T]) -> T:
         return self._database.once(work)
 
-    def _move(self, work: Callable[[Connection], list[Moved]]) -> list[Moved]:
-        moved = self._database.transact(work)
+    def _move(self, work: Callable[[Connection], Moves]) -> list[Moved]:
+        moved = self._settler.transact(work)
         self._bell.ring(ready_again(moved))
         return moved
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection
+from sqlalchemy import Connection, insert
 
 from dray.codec import sanitize
-from dray.job import Finish, Flag, Lease, Ready, State
+from dray.job import Change, Finish, Flag, Lease, Ready, Reason, State
 from dray.lifecycle import heed
-from dray.store.base import Finished
+from dray.store.owed import Owed
 from dray.store.tables import REASON, STATE, Tables
 
 CHUNK_BYTES = 4_000_000  # in one statement: MariaDB takes packets of 16 MB unless told otherwise
@@ -49,7 +49,15 @@ _ENDED = {
 }
 
 
-def finish(connection: Connection, tables: Tables, finishes: Sequence[Finish], *, again: bool = False) -> Finished:
+class Written(NamedTuple):
+    """What a batch of ends came to, and what it owes. What is not in `accepted` had lost its lease."""
+
+    accepted: set[Lease]
+    ready: list[Ready]
+    owed: Owed
+
+
+def finish(connection: Connection, tables: Tables, finishes: Sequence[Finish], *, again: bool = False) -> Written:
     """Write what became of these runs, in one transaction.
 
     `again`: an earlier try ended without an answer, so that its commit may have happened: what is found done already under
@@ -71,9 +79,39 @@ def finish(connection: Connection, tables: Tables, finishes: Sequence[Finish], *
     if ending:
         accepted |= _end(connection, tables, ending)
     _keep_attempts(connection, tables, (*staying, *ending), accepted)
+    owed = _consequences(connection, tables, (*staying, *ending), accepted)
     if again and len(accepted) < len(finishes):
-        accepted |= _done_before(connection, tables, [one for one in ordered if one.claim.lease not in accepted])
-    return Finished(accepted, ready)
+        before = _done_before(connection, tables, [one for one in ordered if one.claim.lease not in accepted])
+        owed.ended |= {lease.id for lease in before}  # of their gates that try has left a note
+        accepted |= before
+    return Written(accepted, ready, owed)
+
+
+def _consequences(connection: Connection, tables: Tables, finishes: Sequence[Finish], accepted: set[Lease]) -> Owed:
+    """What these runs leave to others."""
+    owed, halting = Owed(), []
+    for one in finishes:
+        claim, change = one.claim, one.change
+        if claim.lease not in accepted:
+            continue
+        if change.state.ended:
+            owed.ended.add(claim.id)
+        if change.state is State.FAILED and claim.flags & Flag.HALT and claim.group_hash is not None:
+            halting.append({"group_hash": claim.group_hash, "job_id": claim.id, "at": tables.now()})
+        owed.gates(None if _keeps_group(change) else claim.group_hash, None if _keeps_limit(change) else claim.limit_hash)
+    for halt in halting:
+        connection.execute(insert(tables.halts).values(**halt))
+    return owed
+
+
+def _keeps_group(change: Change) -> bool:
+    """Whether a job keeps its place at the head of its group: nobody passes it while it is tried again (S2.55)."""
+    return not change.state.ended and change.reason not in (Reason.HELD, Reason.CHILDREN) and not change.leaves_line
+
+
+def _keeps_limit(change: Change) -> bool:
+    """Whether a job keeps its share of a limit: only if it may be started at once."""
+    return change.state is State.READY
 
 
 # --- ends -----------------------------------------------------------------------------------------------------------------
@@ -201,6 +239,8 @@ _BACK_FIELDS = {
     "b": "int",  # attempts given back
     "c": "int",  # crashes added
     "z": "int",  # snoozes added
+    "gh": "int",  # 1: it keeps its group
+    "lh": "int",  # 1: it keeps its limit
     "keep": "int",  # flags that stay
     "fl": "int",  # flags that are added
     "p": "text",
@@ -211,6 +251,8 @@ _BACK = (
     "SET state = d.s, reason = d.rs, signature = d.sg, worker_id = NULL, started_at = NULL, claimed_at = NULL,"
     " ready_at = CASE WHEN d.s = 0 THEN {now} ELSE NULL END,"
     " run_at = CASE WHEN d.later = 1 THEN {now} + d.dl ELSE run_at END,"
+    " group_held = CASE WHEN d.gh = 1 THEN group_held ELSE NULL END,"
+    " limit_held = CASE WHEN d.lh = 1 THEN limit_held ELSE NULL END,"
     " attempt = attempt - d.b, crashes = CASE WHEN crashes < 32767 THEN crashes + d.c ELSE crashes END,"
     " snoozes = CASE WHEN snoozes < 2147483647 THEN snoozes + d.z ELSE snoozes END, flags = (flags & d.keep) | d.fl,"
     " report = COALESCE(d.p, report), error = COALESCE(d.e, error), note = d.n"
@@ -257,6 +299,8 @@ def _put_back_row(one: Finish) -> dict[str, Any]:
         "b": 0 if change.counted else 1,
         "c": 1 if change.crashed else 0,
         "z": 1 if change.snoozed else 0,
+        "gh": 1 if _keeps_group(change) else 0,
+        "lh": 1 if _keeps_limit(change) else 0,
         # Suspicion is over once it has run in sight; handing it back unstarted proves nothing.
         "keep": ~int(Flag.SUSPECT) if one.started else -1,
         "fl": int(Flag.SUSPECT) if change.suspect else 0,

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, Select, case, select, text, update
+from sqlalchemy import Connection, Row, Select, select, text
 
-from dray.job import Flag, Ready, Reason, name_hash
-from dray.store.tables import BLOCKED, READY, REASON, Tables
+from dray.job import Ready, name_hash
+from dray.store.owed import Owed
+from dray.store.places import COLUMNS, Placed, Traveller, send_on
+from dray.store.tables import Tables
 
 # Conditions are written out, not bound: a partial index is only used for the very words it was made with. MySQL has none, and
 # finds the first of several states only one state at a time.
@@ -22,6 +24,7 @@ class Promoted(NamedTuple):
 
     ready: list[Ready]
     next_in: float | None
+    owed: Owed
 
 
 def promote(connection: Connection, tables: Tables, limit: int = 1000) -> Promoted:
@@ -33,9 +36,9 @@ def promote(connection: Connection, tables: Tables, limit: int = 1000) -> Promot
         due += _lock(connection, tables, rows.limit(limit))
     # Where states are looked for singly there may be more than were asked for: the commit lets go of the rest.
     due = sorted(due, key=lambda row: (row.run_at, row.id))[:limit]
-    ready = _make_ready(connection, tables, due, WAITING)
+    placed = send_on(connection, tables, [Traveller(*row[: len(COLUMNS)]) for row in due], text(WAITING))
     wait = 0.0 if len(due) >= limit else next_due(connection, tables)
-    return Promoted(ready, wait if wait is None else max(0.0, wait))
+    return Promoted(placed.ready, wait if wait is None else max(0.0, wait), placed.owed)
 
 
 def next_due(connection: Connection, tables: Tables) -> float | None:
@@ -67,33 +70,17 @@ def parked(connection: Connection, tables: Tables, known: Mapping[str, int]) -> 
     return [(row[0], row[1]) for row in kinds if row[0] in names and row[1] != names[row[0]]]
 
 
-def adopt(connection: Connection, tables: Tables, kinds: Sequence[tuple[int, int]], limit: int = 1000) -> list[Ready]:
+def adopt(connection: Connection, tables: Tables, kinds: Sequence[tuple[int, int]], limit: int = 1000) -> Placed:
     """Free parked jobs of these kinds: a rolling deploy loses nothing, what the old workers could not run goes on with the
     first new one (C35)."""
-    jobs = tables.jobs
-    ready: list[Ready] = []
+    jobs, placed = tables.jobs, Placed()
     for task_hash, signature in kinds:
         kind = select(jobs.c.id).where(text(PARKED), jobs.c.task_hash == task_hash, jobs.c.signature == signature)
-        ready += _make_ready(connection, tables, _lock(connection, tables, kind.order_by(jobs.c.id).limit(limit)), PARKED)
-    return ready
+        found = _lock(connection, tables, kind.order_by(jobs.c.id).limit(limit))
+        placed.add(send_on(connection, tables, [Traveller(*row[: len(COLUMNS)]) for row in found], text(PARKED)))
+    return placed
 
 
 def _lock(connection: Connection, tables: Tables, wanted: Select[tuple[int]]) -> Sequence[Row[Any]]:
-    jobs = tables.jobs
-    rows = wanted.add_columns(jobs.c.run_at, jobs.c.queue, jobs.c.priority, jobs.c.flags)
+    rows = wanted.add_columns(*[tables.jobs.c[name] for name in COLUMNS[1:]], tables.jobs.c.run_at)
     return connection.execute(tables.dialect.lock(rows)).all()
-
-
-def _make_ready(connection: Connection, tables: Tables, rows: Sequence[Row[Any]], expected: str) -> list[Ready]:
-    jobs = tables.jobs
-    held = jobs.c.flags.op("&")(int(Flag.HELD)) != 0
-    # `state` last: MySQL assigns from left to right, and the others must see the old one.
-    values = [
-        (jobs.c.reason, case((held, REASON[Reason.HELD]), else_=None)),
-        (jobs.c.ready_at, case((held, None), else_=tables.now())),
-        (jobs.c.state, case((held, BLOCKED), else_=READY)),
-    ]
-    if rows:
-        mine = update(jobs).where(jobs.c.id.in_(sorted(row.id for row in rows)), text(expected))
-        connection.execute(tables.dialect.by_primary_key(mine).ordered_values(*values))
-    return [Ready(row.id, row.queue, row.priority) for row in rows if not row.flags & Flag.HELD]

@@ -34,7 +34,8 @@ from dray.store.tables import EPOCH, REASON_OF, RUNNING, STATE, STATE_OF, Tables
 
 CAP = 10_000  # counting stops above it, so that a page costs the same whatever the backlog
 
-_COLUMNS = tuple("job_key" if field.name == "key" else field.name for field in fields(JobRow))
+_RENAMED = {"key": "job_key", "group": "group_name", "limit": "limit_name"}  # the words of SQL are no names of columns
+_COLUMNS = {field.name: _RENAMED.get(field.name, field.name) for field in fields(JobRow)}
 _LIVE = tuple(state for state in State if not state.ended)
 
 
@@ -96,7 +97,7 @@ def _places(tables: Tables) -> tuple[tuple[Table, bool], tuple[Table, bool]]:
 
 def _shown(table: Table, ended: bool) -> Select[Any]:
     # Each by its bare name: SQLite sorts two tables put together only by a name that both of them say.
-    return select(*[table.c[name].label(name) for name in _COLUMNS], literal_column(str(int(ended))).label("ended"))
+    return select(*[table.c[name].label(name) for name in _COLUMNS.values()], literal_column(str(int(ended))).label("ended"))
 
 
 # --- rows for people ----------------------------------------------------------------------------------------
@@ -104,7 +105,7 @@ def _shown(table: Table, ended: bool) -> Select[Any]:
 
 def _job_row(row: Row[Any]) -> JobRow:
     """A row as it can be shown: its note tells what is broken in it, and the rest of a list is there."""
-    values = {"key" if name == "job_key" else name: getattr(row, name) for name in _COLUMNS}
+    values = {field: getattr(row, name) for field, name in _COLUMNS.items()}
     faults: list[str] = []
     state = STATE_OF.get(row.state)
     if state is None:
@@ -116,7 +117,7 @@ def _job_row(row: Row[Any]) -> JobRow:
             report = Report.from_json(row.report)
         except (CodecError, RecursionError) as error:
             faults.append(str(error))
-    for name in ("run_at", "ready_at", "claimed_at", "started_at", "finished_at"):
+    for name in ("run_at", "ready_at", "claimed_at", "started_at", "finished_at", "expires_at"):
         values[name] = instant(values[name])
     values |= {
         "state": state,

@@ -13,6 +13,7 @@ from dray.job import Claim, Died, Finish, Ready, State
 from dray.lifecycle import decide
 from dray.store.claim import CLAIM_COLUMNS
 from dray.store.finish import finish
+from dray.store.owed import Owed
 from dray.store.tables import Tables
 from dray.store.workers import ALIVE, Beat
 
@@ -23,6 +24,7 @@ class Rescued(NamedTuple):
     freed: int
     ready: list[Ready]
     failed: list[int]
+    owed: Owed
 
 
 # Arguments are not needed to judge a death, and may be large. The sum keeps planners, who believe that one is soon met with,
@@ -54,10 +56,10 @@ def rescue(connection: Connection, tables: Tables, limit: int = 500) -> Rescued:
         ran = 0.0 if row.started_at is None else max(0, row.now - row.started_at) / 1_000_000
         finishes.append(Finish(claim, decide(claim, died), ran=ran, started=row.started_at is not None))
     if not finishes:
-        return Rescued(0, [], [])
+        return Rescued(0, [], [], Owed())
     done = finish(connection, tables, finishes)
     failed = [one.claim.id for one in finishes if one.change.state is State.FAILED and one.claim.lease in done.accepted]
-    return Rescued(len(done.accepted), done.ready, failed)
+    return Rescued(len(done.accepted), done.ready, failed, done.owed)
 
 
 _STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # the first also runs while the machine sleeps

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from dray.errors import BadOption, OutcomeUnknown, SchemaError, StoreError, StoreUnavailable
 from dray.job import Added, Claim, Finish, Lease, NewJob, Ready, State
 from dray.store import schema as schemas
-from dray.store.add import add, statements
+from dray.store.add import add, is_one_statement
 from dray.store.base import Exchange, Finished, Pickup
 from dray.store.caller import Announcer, connection_of
 from dray.store.claim import Lanes, claim, claim_anywhere, held
@@ -20,9 +20,11 @@ from dray.store.connect import Database
 from dray.store.desk import Desk
 from dray.store.dialects import DIALECTS
 from dray.store.finish import finish, mark_started
+from dray.store.owed import Owed
 from dray.store.promote import Promoted, adopt, next_due, parked, promote
 from dray.store.rescue import Rescued, anything_lost, rescue
 from dray.store.roster import Roster
+from dray.store.settle import Settler
 from dray.store.tables import Tables
 from dray.store.wakeup import Bell
 
@@ -49,9 +51,10 @@ class SqlStore:
         self.database = Database(url, pool_size=pool_size)
         self.tables = Tables(self.database.dialect, prefix, schema, clock)
         self.bell = Bell(self.database, self.tables)
-        self.desk = Desk(self.database, self.tables, self.bell)
+        self.settler = Settler(self.database, self.tables, self.bell)
+        self.desk = Desk(self.database, self.tables, self.bell, self.settler)
         self.roster = Roster(self.database, self.tables)
-        self._announcer = Announcer(self.bell)
+        self._announcer = Announcer(self.bell, self.settler)
         self._create = self.tables.dialect.name == "sqlite" if create_tables is None else create_tables
         self._checked = False
         self._checking = threading.Lock()
@@ -84,16 +87,15 @@ class SqlStore:
         if not jobs:
             return []
         self.ensure()
-        run = self.database.once if statements(jobs) == 1 else self.database.transact
         sent = False
 
-        def work(own: Connection) -> list[Added]:
+        def work(own: Connection) -> tuple[list[Added], Owed]:
             nonlocal sent
             sent = True
             return add(own, self.tables, jobs)
 
         try:
-            added = run(work)
+            added = self.database.once(work)[0] if is_one_statement(jobs) else self.settler.transact(work)
         except StoreUnavailable as error:
             if sent and self._is_unsure(error):
                 raise OutcomeUnknown([job.key for job in jobs if job.key is not None]) from error
@@ -118,7 +120,8 @@ class SqlStore:
                 "they have to be in the same database to be committed together"
             )
         try:
-            added = add(connection, self.tables, jobs)
+            added, owed = add(connection, self.tables, jobs)
+            number = self.settler.note(connection, owed)
         except DBAPIError as error:
             if self.tables.dialect.name == "sqlite" and self.tables.dialect.is_busy(error):
                 raise StoreError(
@@ -126,7 +129,7 @@ class SqlStore:
                     "transactions that will enqueue with BEGIN IMMEDIATE (docs: 'Enqueue in your own transaction')"
                 ) from error
             raise self.database.translate(error) from error
-        self._announcer.after_commit(connection, {one.queue for one in ready_of(added, jobs)})
+        self._announcer.after_commit(connection, {one.queue for one in ready_of(added, jobs)}, owed, number)
         return added
 
     # --- the worker's side ----------------------------------------------------------------------------------------------
@@ -160,20 +163,25 @@ class SqlStore:
             return Exchange(set(), [], self.claim(worker_id, pickup, limit))
         lanes = _lanes(pickup)
 
-        def work(connection: Connection) -> Exchange:
+        def work(connection: Connection) -> tuple[Exchange, Owed]:
             done = finish(connection, self.tables, finishes, again=again)
             claims = claim(connection, self.tables, worker_id, lanes, limit) if limit > 0 else []
-            return Exchange(done.accepted, done.ready, claims)
+            return Exchange(done.accepted, done.ready, claims), done.owed
 
-        result = self.database.transact(work)
+        result = self.settler.transact(work)
         self.bell.ring(result.ready)
         return result
 
     def finish(self, finishes: Sequence[Finish], *, again: bool = False) -> Finished:
         """End runs in one transaction; those not in `accepted` had lost their lease."""
-        done = self.database.transact(lambda connection: finish(connection, self.tables, finishes, again=again))
-        self.bell.ring(done.ready)
-        return done
+
+        def work(connection: Connection) -> tuple[Finished, Owed]:
+            done = finish(connection, self.tables, finishes, again=again)
+            return Finished(done.accepted, done.ready), done.owed
+
+        result = self.settler.transact(work)
+        self.bell.ring(result.ready)
+        return result
 
     def mark_started(self, lease: Lease, ago: float = 0.0) -> bool:
         """Write down that user code was reached `ago` seconds ago; False: the lease is lost, and it must not be."""
@@ -185,8 +193,13 @@ class SqlStore:
         """Make due jobs ready."""
         wait = self.database.once(lambda connection: next_due(connection, self.tables))
         if wait is None or wait > 0:
-            return Promoted([], wait)
-        result = self.database.transact(lambda connection: promote(connection, self.tables, limit))
+            return Promoted([], wait, Owed())
+
+        def work(connection: Connection) -> tuple[Promoted, Owed]:
+            done = promote(connection, self.tables, limit)
+            return done, done.owed
+
+        result = self.settler.transact(work)
         self.bell.ring(result.ready)
         return result
 
@@ -195,15 +208,25 @@ class SqlStore:
         kinds = self.database.once(lambda connection: parked(connection, self.tables, known))
         if not kinds:
             return []
-        ready = self.database.transact(lambda connection: adopt(connection, self.tables, kinds))
+
+        def work(connection: Connection) -> tuple[list[Ready], Owed]:
+            placed = adopt(connection, self.tables, kinds)
+            return placed.ready, placed.owed
+
+        ready = self.settler.transact(work)
         self.bell.ring(ready)
         return ready
 
     def rescue(self, limit: int = 500) -> Rescued:
         """Free running jobs whose worker is not alive."""
         if not self.database.once(lambda connection: anything_lost(connection, self.tables)):
-            return Rescued(0, [], [])
-        result = self.database.transact(lambda connection: rescue(connection, self.tables, limit))
+            return Rescued(0, [], [], Owed())
+
+        def work(connection: Connection) -> tuple[Rescued, Owed]:
+            done = rescue(connection, self.tables, limit)
+            return done, done.owed
+
+        result = self.settler.transact(work)
         self.bell.ring(result.ready)
         return result
 

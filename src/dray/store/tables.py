@@ -28,6 +28,7 @@ from sqlalchemy.dialects.mysql import LONGTEXT
 from sqlalchemy.schema import SchemaItem
 
 from dray.job import NAME_LIMIT, Reason, State
+from dray.stations import Held
 from dray.store.dialects import Dialect
 
 # Narrow codes: they stand in every row and every index. The SQL view shows them in words.
@@ -49,12 +50,14 @@ REASON = {
     Reason.HELD: 4,
     Reason.UNKNOWN_TASK: 5,
     Reason.CHILDREN: 6,
+    Reason.COVERED: 7,
 }
 REASON_OF = {code: reason for reason, code in REASON.items()}
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 READY, RUNNING, SCHEDULED, RETRYING, BLOCKED = 0, 1, 2, 3, 4
+HOLDS = int(Held.HOLDS)
 SUCCEEDED, FAILED, CANCELLED = 10, 11, 12
 # Each with an index of its own, where there are indexes of some rows only.
 WAITING = (State.SCHEDULED, State.RETRYING, State.BLOCKED)
@@ -113,19 +116,26 @@ def job_columns() -> list[Column[Any]]:
         Column("task_hash", BigInteger, nullable=False),
         Column("signature", BigInteger, nullable=False),  # the signature that could not take the arguments, when parked
         Column("key_hash", BigInteger),
-        # Room for what decides when a job may start: a serial group, a limit, the job that spawned it, its batch.
+        # What decides when a job may start; `stations.Held` says what the numbers in *_held mean.
         Column("group_hash", BigInteger),
         Column("group_held", SmallInteger),
+        Column("group_rank", SmallInteger),  # its place in the line, before its id
         Column("limit_hash", BigInteger),
         Column("limit_held", SmallInteger),
-        Column("parent_id", BigInteger),
+        Column("unique_hash", BigInteger),
+        Column("unique_scope", SmallInteger),
+        Column("parent_id", BigInteger),  # the job that spawned it
         Column("batch_id", BigInteger),
+        Column("threshold", BigInteger),  # of coalescing in its group
+        Column("covered_by", BigInteger),  # the job that does the work of this one, too
+        Column("expires_at", BigInteger),
         Column("queue", NAME, nullable=False),
         Column("task", NAME, nullable=False),
         Column("job_key", NAME),  # "key" is a reserved word in MySQL
         Column("owner", NAME),
         Column("group_name", NAME),
         Column("limit_name", NAME),
+        Column("limit_rule", String(64)),
         Column("args", LONG, nullable=False),
         Column("result", LONG),
         Column("report", LONG),
@@ -186,6 +196,46 @@ class Tables:
             Column("scope", SmallInteger, nullable=False),
             Column("hold_until", BigInteger),
         )
+        self.gates = self._table(  # locked by whoever settles a group or limit; never counted in
+            "gates",
+            Column("gate_hash", BigInteger, primary_key=True, autoincrement=False),
+            Column("kind", SmallInteger, nullable=False),
+            Column("name", NAME, nullable=False),
+            Column("rule", String(64)),
+            Column("spent_until", BigInteger),  # the starts that a rate allows are used up until then
+            Column("made_at", BigInteger, nullable=False),
+        )
+        self.halts = self._table(  # failed jobs whose group stands still because of them
+            "halts",
+            Column("group_hash", BigInteger, primary_key=True, autoincrement=False),
+            Column("job_id", BigInteger, primary_key=True, autoincrement=False),
+            Column("at", BigInteger, nullable=False),
+        )
+        self.edges = self._table(
+            "edges",
+            Column("job_id", BigInteger, primary_key=True, autoincrement=False),  # the one that waits
+            Column("needs_id", BigInteger, primary_key=True, autoincrement=False),  # the one that it waits for
+            Column("policy", SmallInteger, nullable=False),
+            Column("outcome", SmallInteger),  # the state it ended in, as soon as that is known here
+            Index(f"{prefix}edges_needs", "needs_id", "job_id"),
+        )
+        self.unsettled = self._table(  # what a transaction owes until what follows from it has been settled
+            "unsettled",
+            Column("id", ID, primary_key=True, autoincrement=True),
+            Column("at", BigInteger, nullable=False),
+            Column("owed", LONG, nullable=False),
+            sqlite_autoincrement=True,
+        )
+        self.controls = self._table(  # paused queues
+            "controls",
+            Column("kind", SmallInteger, primary_key=True, autoincrement=False),
+            Column("name_hash", BigInteger, primary_key=True, autoincrement=False),
+            Column("name", NAME, nullable=False),
+            Column("note", LONG),
+            Column("until_at", BigInteger),
+            Column("changed_at", BigInteger, nullable=False),
+            Column("generation", BigInteger, nullable=False),
+        )
         self.workers = self._table(
             "workers",
             Column("id", ID, primary_key=True, autoincrement=True),
@@ -197,6 +247,7 @@ class Tables:
             Column("started_at", BigInteger, nullable=False),
             Column("beat_at", BigInteger, nullable=False),
             Column("ended_at", BigInteger),
+            Column("generation", BigInteger, nullable=False),  # of the controls that it obeys
             sqlite_autoincrement=True,
         )
 
@@ -224,8 +275,23 @@ class Tables:
             Index(f"{prefix}jobs_due", c.state, c.run_at, c.id)
             Index(f"{prefix}jobs_running", c.worker_id, c.state)
             Index(f"{prefix}jobs_parked", c.reason, c.task_hash, c.signature, c.id)
+        self._gated(table)
         self._given(table)
         return table
+
+    def _gated(self, table: Table) -> None:
+        """The lines of groups and limits, each in its order, and when jobs expire."""
+        c = table.c
+        group, limit = (c.group_hash, c.group_held, c.group_rank, c.id), (c.limit_hash, c.limit_held, c.priority, c.id)
+        for name, columns in (("group", group), ("limit", limit), ("expires", (c.expires_at, c.id))):
+            if self.dialect.partial_indexes:
+                self._partial(table, name, columns[0].is_not(None), *columns)
+            else:
+                Index(f"{table.name}_{name}", *columns)
+        if self.dialect.partial_indexes:
+            # The lock of the gate sees to it; if it ever did not, this is an error instead of two jobs that run at once.
+            head = c.group_held == HOLDS
+            Index(f"{table.name}_head", c.group_hash, unique=True, postgresql_where=head, sqlite_where=head)
 
     def _given(self, table: Table) -> None:
         """Find jobs by what most of them have not: those are left out, where that can be said."""

@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from sqlalchemy import text
 
@@ -24,6 +25,14 @@ def channel(tables: Tables) -> str:
     """The PostgreSQL channel of these tables."""
     place = f"{tables.schema or ''}.{tables.prefix}"
     return f"dray_{name_hash(place) & 0xFFFFFFFF:08x}"
+
+
+class _Later(NamedTuple):
+    """What waits for a caller's commit."""
+
+    committed: Callable[[], bool]
+    queues: set[str]
+    then: Callable[[], None]
 
 
 class Bell:
@@ -43,7 +52,7 @@ class Bell:
 
     def _reset(self) -> None:
         self._queues: set[str] = set()
-        self._later: list[tuple[Callable[[], bool], set[str]]] = []
+        self._later: list[_Later] = []
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
         self._busy = False
@@ -59,10 +68,10 @@ class Bell:
         if queues:
             self._ring(queues)
 
-    def ring_when(self, committed: Callable[[], bool], queues: set[str]) -> None:
-        """Ring as soon as the caller's own transaction, which is just being committed, is over."""
+    def ring_when(self, committed: Callable[[], bool], queues: set[str], then: Callable[[], None]) -> None:
+        """Ring, and then do something, as soon as the caller's own transaction, which is just being committed, is over."""
         with self._wake:
-            self._later.append((committed, queues))
+            self._later.append(_Later(committed, queues, then))
             self._start()
             self._wake.notify()
 
@@ -97,10 +106,11 @@ class Bell:
         """A commit takes a millisecond or so; a thread that watches for its end costs less than a hook that does not exist."""
         with self._wake:
             waiting, self._later = self._later, []
-        over = [queues for committed, queues in waiting if committed()]
-        still = [(committed, queues) for committed, queues in waiting if not committed()]
-        for queues in over:
-            self._ring(queues)
+        over = [one for one in waiting if one.committed()]
+        still = [one for one in waiting if one not in over]
+        for one in over:
+            self._ring(one.queues)
+            one.then()
         if still:
             with self._wake:
                 self._later += still

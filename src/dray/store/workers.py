@@ -45,7 +45,14 @@ def register(connection: Connection, tables: Tables, *, host: str, pid: int, que
     """Write the row of a new worker, alive as of now, and give its id. An id is never used again."""
     now = tables.now()
     statement = insert(tables.workers).values(
-        state=ALIVE, host=host[:200], pid=pid, queues=queues, concurrency=concurrency, started_at=now, beat_at=now
+        state=ALIVE,
+        host=host[:200],
+        pid=pid,
+        queues=queues,
+        concurrency=concurrency,
+        started_at=now,
+        beat_at=now,
+        generation=0,
     )
     key = connection.execute(statement).inserted_primary_key
     assert key is not None

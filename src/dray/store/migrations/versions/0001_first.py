@@ -38,7 +38,10 @@ STORAGE_OF_HISTORY = (
 
 
 def upgrade(steps: Steps) -> None:
-    for table in (_jobs, _history, _attempts, _labels, _output, _unique_keys, _workers):
+    for table in (
+        *(_jobs, _history, _attempts, _labels, _output, _unique_keys, _workers),
+        *(_gates, _halts, _edges, _unsettled, _controls),
+    ):
         steps.ensure_table(table(steps))
     steps.ensure_storage("jobs", STORAGE_OF_JOBS)
     steps.ensure_storage("history", STORAGE_OF_HISTORY)
@@ -70,16 +73,23 @@ def _job_columns() -> list[Column[Any]]:
         Column("key_hash", BigInteger),
         Column("group_hash", BigInteger),
         Column("group_held", SmallInteger),
+        Column("group_rank", SmallInteger),
         Column("limit_hash", BigInteger),
         Column("limit_held", SmallInteger),
+        Column("unique_hash", BigInteger),
+        Column("unique_scope", SmallInteger),
         Column("parent_id", BigInteger),
         Column("batch_id", BigInteger),
+        Column("threshold", BigInteger),
+        Column("covered_by", BigInteger),
+        Column("expires_at", BigInteger),
         Column("queue", NAME, nullable=False),
         Column("task", NAME, nullable=False),
         Column("job_key", NAME),
         Column("owner", NAME),
         Column("group_name", NAME),
         Column("limit_name", NAME),
+        Column("limit_rule", String(64)),
         Column("args", LONG, nullable=False),
         Column("result", LONG),
         Column("report", LONG),
@@ -110,6 +120,7 @@ def _jobs(steps: Steps) -> Table:
         Column("id", ID, primary_key=True, autoincrement=True),
         *_job_columns(),
         *indexes,
+        *_gated(steps, name),
         *_given(steps, name),
         **COUNTED,
     )
@@ -121,6 +132,18 @@ def _partial(name: str, where: str, *columns: str) -> Index:
 
 def _some(steps: Steps, name: str, where: str, *columns: str) -> Index:
     return Index(name, *columns) if steps.family == "mysql" else _partial(name, where, *columns)
+
+
+def _gated(steps: Steps, name: str) -> list[Index]:
+    lines = [
+        _some(steps, f"{name}_group", "group_hash IS NOT NULL", "group_hash", "group_held", "group_rank", "id"),
+        _some(steps, f"{name}_limit", "limit_hash IS NOT NULL", "limit_hash", "limit_held", "priority", "id"),
+        _some(steps, f"{name}_expires", "expires_at IS NOT NULL", "expires_at", "id"),
+    ]
+    if steps.family == "mysql":
+        return lines
+    where = text("group_held = 1")
+    return [*lines, Index(f"{name}_head", "group_hash", unique=True, postgresql_where=where, sqlite_where=where)]
 
 
 def _given(steps: Steps, name: str) -> list[Index]:
@@ -210,6 +233,7 @@ def _workers(steps: Steps) -> Table:
         Column("started_at", BigInteger, nullable=False),
         Column("beat_at", BigInteger, nullable=False),
         Column("ended_at", BigInteger),
+        Column("generation", BigInteger, nullable=False),
         **COUNTED,
     )
 
@@ -219,7 +243,7 @@ INSTANT = {
     "postgresql": "to_timestamp({0} / 1000000.0)",
     "mysql": "TIMESTAMPADD(MICROSECOND, {0}, TIMESTAMP'1970-01-01 00:00:00.000000')",
 }
-INSTANTS = ("created_at", "run_at", "ready_at", "claimed_at", "started_at", "finished_at")
+INSTANTS = ("created_at", "run_at", "ready_at", "claimed_at", "started_at", "finished_at", "expires_at")
 
 
 def _words(steps: Steps, table: str, live: str) -> str:
@@ -229,11 +253,11 @@ def _words(steps: Steps, table: str, live: str) -> str:
     )
     reason = (
         "CASE reason WHEN 1 THEN 'parents' WHEN 2 THEN 'group' WHEN 3 THEN 'limit' WHEN 4 THEN 'held'"
-        " WHEN 5 THEN 'unknown task' WHEN 6 THEN 'children' END"
+        " WHEN 5 THEN 'unknown task' WHEN 6 THEN 'children' WHEN 7 THEN 'covered' END"
     )
     columns = {"id": "id", "state": state, "reason": reason}
     columns |= {name: name for name in ("queue", "task", "priority")}
-    columns |= {"key": "job_key", "owner": "owner"}
+    columns |= {"key": "job_key", "owner": "owner", "group": "group_name", "limit": "limit_name", "parent_id": "parent_id"}
     columns |= {name: name for name in ("attempt", "max_attempts", "crashes")}
     columns |= {"held": "(flags & 1) <> 0", "cancel_requested": "(flags & 2) <> 0", "worker_id": "worker_id"}
     columns |= {name: INSTANT[steps.family].format(name) for name in INSTANTS}
@@ -241,3 +265,62 @@ def _words(steps: Steps, table: str, live: str) -> str:
     columns["live"] = live
     fields = ",\n".join(f"    {expression} AS {steps.quote(name)}" for name, expression in columns.items())
     return f"SELECT\n{fields}\nFROM {steps.name(table)}"
+
+
+def _gates(steps: Steps) -> Table:
+    return steps.table(
+        "gates",
+        Column("gate_hash", BigInteger, primary_key=True, autoincrement=False),
+        Column("kind", SmallInteger, nullable=False),
+        Column("name", NAME, nullable=False),
+        Column("rule", String(64)),
+        Column("spent_until", BigInteger),
+        Column("made_at", BigInteger, nullable=False),
+        **OPTIONS,
+    )
+
+
+def _halts(steps: Steps) -> Table:
+    return steps.table(
+        "halts",
+        Column("group_hash", BigInteger, primary_key=True, autoincrement=False),
+        Column("job_id", BigInteger, primary_key=True, autoincrement=False),
+        Column("at", BigInteger, nullable=False),
+        **OPTIONS,
+    )
+
+
+def _edges(steps: Steps) -> Table:
+    return steps.table(
+        "edges",
+        Column("job_id", BigInteger, primary_key=True, autoincrement=False),
+        Column("needs_id", BigInteger, primary_key=True, autoincrement=False),
+        Column("policy", SmallInteger, nullable=False),
+        Column("outcome", SmallInteger),
+        Index(f"{steps.prefix}edges_needs", "needs_id", "job_id"),
+        **OPTIONS,
+    )
+
+
+def _unsettled(steps: Steps) -> Table:
+    return steps.table(
+        "unsettled",
+        Column("id", ID, primary_key=True, autoincrement=True),
+        Column("at", BigInteger, nullable=False),
+        Column("owed", LONG, nullable=False),
+        **COUNTED,
+    )
+
+
+def _controls(steps: Steps) -> Table:
+    return steps.table(
+        "controls",
+        Column("kind", SmallInteger, primary_key=True, autoincrement=False),
+        Column("name_hash", BigInteger, primary_key=True, autoincrement=False),
+        Column("name", NAME, nullable=False),
+        Column("note", LONG),
+        Column("until_at", BigInteger),
+        Column("changed_at", BigInteger, nullable=False),
+        Column("generation", BigInteger, nullable=False),
+        **OPTIONS,
+    )

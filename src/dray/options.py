@@ -1,0 +1,207 @@
+"""How a job should be queued: the options of an enqueue, and the checks of what people give as options."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from dray.errors import BadOption
+from dray.job import NAME_LIMIT, PRIORITIES
+
+WHEN = ("all_succeeded", "all_done")
+ON_PARENT_FAILURE = ("wait", "cancel")
+ON_FAILURE = ("continue", "halt")
+
+
+class HasId(Protocol):
+    """A job, as an enqueue or the context of a run gives it."""
+
+    @property
+    def id(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """How many jobs of one name may run at once, or start in a time, whatever worker they are on (S4.16).
+
+    name    whatever they share: a service, a tenant. On a task it may name arguments: "tenant-{tenant_id}"
+    most    so many at the same time
+    rate    so many starts in `per` seconds
+
+    The latest enqueue decides about the numbers of a name.
+
+    >>> Limit("stripe", 10)
+    Limit(name='stripe', most=10, rate=None, per=1.0)
+    >>> Limit("stripe", rate=100, per=60).rule
+    '100/60'
+    """
+
+    name: str
+    most: int | None = None
+    rate: int | None = None
+    per: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_name("limit", self.name)
+        if self.most is None and self.rate is None:
+            raise BadOption(f"limit {self.name!r} needs a number: most=10 at the same time, or rate=100, per=60 seconds")
+        for name, value in (("most", self.most), ("rate", self.rate)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**31):
+                raise BadOption(f"{name} of limit {self.name!r} must be a whole number from 1 up, got {value!r}")
+        if not 0.001 <= self.per <= 366 * 86_400:
+            raise BadOption(f"per of limit {self.name!r} must be seconds, from 0.001 to a year, got {self.per!r}")
+
+    @property
+    def rule(self) -> str:
+        """Its numbers in one short word, as they are stored with a job: `10`, `100/60`, `10,100/60`."""
+        rate = None if self.rate is None else f"{self.rate}/{self.per:g}"
+        return ",".join(str(one) for one in (self.most, rate) if one is not None)
+
+    @classmethod
+    def parse(cls, name: str, rule: str) -> Limit:
+        """The limit that `rule` was made of; raises BadOption for anything else."""
+        most = rate = None
+        per = 1.0
+        try:
+            for part in rule.split(","):
+                number, slash, seconds = part.partition("/")
+                if slash:
+                    rate, per = int(number), float(seconds)
+                else:
+                    most = int(number)
+        except ValueError:
+            raise BadOption(f"{rule!r} is no rule of a limit: write 10, 100/60 or 10,100/60") from None
+        return cls(name, most, rate, per)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a job should be queued. None means: as its task says.
+
+    queue       the named lane it waits in
+    priority    0-999, smaller is more urgent (S2.29)
+    run_in      seconds from now until it may start
+    run_at      aware datetime before which it may not start
+    key         the caller's own identifier, not unique by itself (S2.24)
+    labels      free names and values, for people and for lists
+    owner       on whose behalf it runs
+    max_attempts  how often it may be started before it fails; the task's retry policy says how long it waits in between
+    group       its jobs run one at a time, by priority and then in the order of the enqueues (S2.23)
+    strict_order  in its group the order of the enqueues alone counts
+    on_failure  what its failure does to its group: "continue", or "halt" until a person has looked (C45)
+    limit       at most so many running, or starting in a time, of all jobs under the limit's name
+    after       jobs, or their ids, that have to end first (S0.14)
+    when        "all_succeeded" or "all_done": how those have to end
+    on_parent_failure  "wait" until a person has mended them, or "cancel", when one of those fails
+    """
+
+    queue: str | None = None
+    priority: int | None = None
+    run_in: float | None = None
+    run_at: datetime | None = None
+    key: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    owner: str | None = None
+    max_attempts: int | None = None
+    group: str | None = None
+    strict_order: bool | None = None
+    on_failure: str | None = None
+    limit: Limit | None = None
+    after: HasId | int | Sequence[HasId | int] = ()
+    when: str = "all_succeeded"
+    on_parent_failure: str = "wait"
+
+    def __post_init__(self) -> None:
+        if self.priority is not None:
+            check_priority(self.priority)
+        for name in ("queue", "key", "owner", "group"):
+            if (value := getattr(self, name)) is not None:
+                check_name(name, value)
+        for name, value in self.labels.items():
+            check_name("label", name)
+            check_name(f"label {name}", value)
+        if self.max_attempts is not None and self.max_attempts < 1:
+            raise BadOption(f"max_attempts must be at least 1, got {self.max_attempts}")
+        self._check_times()
+        self._check_waits()
+
+    def _check_times(self) -> None:
+        if self.run_in is not None and self.run_at is not None:
+            raise BadOption("give run_in or run_at, not both")
+        if self.run_in is not None and not 0 <= self.run_in < 1e10:
+            raise BadOption(f"run_in must be a number of seconds from 0 up, got {self.run_in!r}")
+        if self.run_at is not None and self.run_at.tzinfo is None:
+            raise BadOption(f"run_at needs a time zone, got {self.run_at!r}; use datetime.now(UTC) or similar")
+
+    def _check_waits(self) -> None:
+        if self.limit is not None and not isinstance(self.limit, Limit):
+            raise BadOption(f"limit must be a dray.Limit, such as Limit('stripe', 10), got {self.limit!r}")
+        check_choice("when", self.when, WHEN)
+        check_choice("on_parent_failure", self.on_parent_failure, ON_PARENT_FAILURE)
+        if self.on_failure is not None:
+            check_choice("on_failure", self.on_failure, ON_FAILURE)
+        _ = self.parents  # raises for what is no job
+
+    @property
+    def parents(self) -> tuple[int, ...]:
+        """The ids of the jobs in `after`, each once, ascending."""
+        given = self.after
+        some = given if isinstance(given, Sequence) else (given,)
+        return tuple(sorted({job_id("after", one) for one in some}))
+
+
+def job_id(what: str, job: object) -> int:
+    """The id of a job, or an id as it is; raises BadOption for anything else."""
+    found = job if isinstance(job, int) and not isinstance(job, bool) else getattr(job, "id", None)
+    if isinstance(found, bool) or not isinstance(found, int) or not 0 < found < 2**63:
+        raise BadOption(f"{what} takes jobs, as an enqueue gives them, or their ids, not {job!r:.300}")
+    return found
+
+
+def check_known(what: str, options: Iterable[str], known: Iterable[str]) -> None:
+    """Raise BadOption for an option that does not exist."""
+    names = list(known)
+    for name in options:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names)}"
+            raise BadOption(f"there is no {what} option {name!r}; {hint}")
+
+
+def check_name(what: str, value: object) -> None:
+    """Raise BadOption unless the value is a short, printable, non-empty string."""
+    if not isinstance(value, str) or not value.strip() or len(value) > NAME_LIMIT or not value.isprintable():
+        raise BadOption(f"{what} must be a printable text of 1 to {NAME_LIMIT} characters, got {value!r:.300}")
+
+
+def check_choice(what: str, value: object, choices: Sequence[str]) -> None:
+    """Raise BadOption unless the value is one of these words."""
+    if value not in choices:
+        raise BadOption(f"{what} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def check_priority(value: object) -> None:
+    """Raise BadOption unless the value is a whole number from 0 to 999 (S2.17)."""
+    if isinstance(value, bool) or not isinstance(value, int) or value not in PRIORITIES:
+        raise BadOption(f"priority must be a whole number from 0 (most urgent) to 999, got {value!r}")
+
+
+_PLACE = re.compile(r"\{(\w*)\}")
+
+
+def fill(template: str, values: Mapping[str, object]) -> str:
+    """Put values into a name: `customer-{id}`. Only whole values, as text: no formats, no attributes. Raises BadOption."""
+
+    def value(found: re.Match[str]) -> str:
+        name = found[1]
+        if name not in values:
+            raise BadOption(f"{template!r} names {name!r}, which is no argument; there are {', '.join(values) or 'none'}")
+        return str(values[name])
+
+    filled = _PLACE.sub(value, template)
+    check_name(f"what {template!r} becomes", filled)
+    return filled

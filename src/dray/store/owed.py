@@ -1,0 +1,84 @@
+"""What a transaction owes: whom its facts may let go on. Kept in a row of its own until it has been settled.
+
+The row is written with the facts and deleted when their consequences have been drawn, so a process that dies in between
+leaves a note of what is to be done. It names what was touched, never what to do: settling looks at the rows, and may be
+repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+
+import msgspec
+from sqlalchemy import Connection, delete, insert, select
+
+from dray.store.tables import Tables
+
+NOTES = 500  # that are settled in one go
+
+
+@dataclass(slots=True)
+class Owed:
+    """What was touched.
+
+    ended     jobs that ended: others may wait for them
+    waiting   jobs that wait for others: perhaps those have ended already
+    groups    hashes of groups whose head has gone, or that somebody has joined
+    limits    hashes of limits of which a share was given back, or that somebody has joined
+    """
+
+    ended: set[int] = field(default_factory=set)
+    waiting: set[int] = field(default_factory=set)
+    groups: set[int] = field(default_factory=set)
+    limits: set[int] = field(default_factory=set)
+
+    def __bool__(self) -> bool:
+        return bool(self.ended or self.waiting or self.groups or self.limits)
+
+    def add(self, other: Owed) -> None:
+        """Owe this, too."""
+        for each in fields(self):
+            getattr(self, each.name).update(getattr(other, each.name))
+
+    def gates(self, group_hash: int | None, limit_hash: int | None) -> None:
+        """Owe a look at the gates of a job."""
+        if group_hash is not None:
+            self.groups.add(group_hash)
+        if limit_hash is not None:
+            self.limits.add(limit_hash)
+
+    def to_json(self) -> str:
+        return msgspec.json.encode({each.name: sorted(getattr(self, each.name)) for each in fields(self)}).decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> Owed:
+        """What was noted. What cannot be read, since a hand has written it, is nothing."""
+        try:
+            found = msgspec.json.decode(text, type=dict[str, list[int]])
+        except msgspec.DecodeError:
+            return cls()
+        return cls(**{each.name: set(found.get(each.name, ())) for each in fields(cls)})
+
+
+def note(connection: Connection, tables: Tables, owed: Owed) -> int | None:
+    """Write down what this transaction owes, and give the number of the note; None: it owes nothing."""
+    if not owed:
+        return None
+    key = connection.execute(insert(tables.unsettled).values(at=tables.now(), owed=owed.to_json())).inserted_primary_key
+    assert key is not None
+    return int(key[0])
+
+
+def forget(connection: Connection, tables: Tables, notes: Iterable[int]) -> None:
+    """Delete notes: all that they name has been settled."""
+    unsettled = tables.unsettled
+    connection.execute(delete(unsettled).where(unsettled.c.id.in_(sorted(notes))))
+
+
+def left_behind(connection: Connection, tables: Tables, older_than: float) -> dict[int, Owed]:
+    """Notes that nobody has settled for so many seconds, by their numbers; the oldest first."""
+    unsettled = tables.unsettled
+    old = unsettled.c.at < tables.fixed_now() - round(older_than * 1_000_000)
+    rows = connection.execute(select(unsettled.c.id, unsettled.c.owed).where(old).order_by(unsettled.c.id).limit(NOTES))
+    return {row[0]: Owed.from_json(row[1]) for row in rows}

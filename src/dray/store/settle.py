@@ -1,0 +1,116 @@
+"""After a commit: whoever changed a fact draws its consequences, each in a short transaction of its own.
+
+Facts first, then settle: the fact is committed before anybody looks what may go on because of it. So of two that act at the
+same time the later sees both, and neither has to lock what the other writes. Every step may be repeated at any time, by
+anybody; what a crash left undone is found by its note.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
+
+from sqlalchemy import Connection
+
+from dray import events
+from dray.errors import StoreError
+from dray.job import Ready
+from dray.store.connect import Database
+from dray.store.owed import Owed, forget, left_behind, note
+from dray.store.places import Placed
+from dray.store.tables import Tables
+from dray.store.wakeup import Bell
+
+T = TypeVar("T")
+
+CHUNK = 500  # keys that are settled in one transaction
+LEFT_AFTER = 1.0  # seconds after which a note is taken for one that nobody settles any more
+
+
+class Step(NamedTuple):
+    """One kind of consequence.
+
+    takes   the field of `Owed` whose keys it works off
+    look    which of these keys need anything: without a lock, since mostly none does
+    act     draw the consequences, in one transaction; gives what is ready now, and what is owed next
+    """
+
+    takes: str
+    look: Callable[[Connection, Tables, Sequence[int]], Sequence[int]]
+    act: Callable[[Connection, Tables, Sequence[int]], Placed]
+
+
+# In the order in which jobs pass the stations: what one step lets go on, the next may let through.
+STEPS: tuple[Step, ...] = ()
+
+
+class Settler:
+    """Runs transactions that change facts, and settles what they owe."""
+
+    def __init__(self, database: Database, tables: Tables, bell: Bell) -> None:
+        self._database, self._tables, self._bell = database, tables, bell
+
+    def transact(self, work: Callable[[Connection], tuple[T, Owed]]) -> T:
+        """Run a transaction that gives a result and what it owes; give the result when that has been settled.
+
+        Once it has committed, nothing that goes wrong afterwards is raised: the facts stand.
+        """
+
+        def noted(connection: Connection) -> tuple[T, Owed, int | None]:
+            result, owed = work(connection)
+            return result, owed, self.note(connection, owed)
+
+        result, owed, number = self._database.transact(noted)
+        self.settle(owed, () if number is None else (number,))
+        return result
+
+    def note(self, connection: Connection, owed: Owed) -> int | None:
+        """Write down what a transaction owes, as a part of it."""
+        return note(connection, self._tables, owed)
+
+    def settle(self, owed: Owed, notes: Iterable[int] = ()) -> list[Ready]:
+        """Let go on what may go on now, tell workers of it, delete the notes; gives what is ready.
+
+        Never raises StoreError: the notes then stay, for the next sweep.
+        """
+        if not owed:
+            return []
+        ready: list[Ready] = []
+        try:
+            for some in self._work_off(owed):
+                self._bell.ring(some)
+                ready += some
+            if done := tuple(notes):
+                self._database.once(lambda connection: forget(connection, self._tables, done))
+        except StoreError as error:
+            events.emit("settle.failed", why=error)
+        return ready
+
+    def sweep(self, older_than: float = LEFT_AFTER) -> int:
+        """Settle what was left behind by a process that died; gives how many jobs that made ready."""
+        found = 0
+        while notes := self._database.once(lambda connection: left_behind(connection, self._tables, older_than)):
+            owed = Owed()
+            for one in notes.values():
+                owed.add(one)
+            found += len(self.settle(owed, notes))
+        return found
+
+    def _work_off(self, owed: Owed) -> Iterator[list[Ready]]:
+        left = Owed()
+        left.add(owed)
+        while any(getattr(left, step.takes) for step in STEPS):
+            for step in STEPS:
+                keys = sorted(getattr(left, step.takes))
+                getattr(left, step.takes).clear()
+                for start in range(0, len(keys), CHUNK):
+                    placed = self._step(step, keys[start : start + CHUNK])
+                    left.add(placed.owed)
+                    if placed.ready:
+                        yield placed.ready
+
+    def _step(self, step: Step, keys: Sequence[int]) -> Placed:
+        wanted = self._database.once(lambda connection: step.look(connection, self._tables, keys))
+        if not wanted:
+            return Placed()
+        return self._database.transact(lambda connection: step.act(connection, self._tables, wanted))
