@@ -24,11 +24,10 @@ class Promoted(NamedTuple):
 
     ready: list[Ready]
     next_in: float | None
-    owed: Owed
 
 
-def promote(connection: Connection, tables: Tables, limit: int = 1000) -> Promoted:
-    """Make up to `limit` due jobs ready, the longest due first. Safe in any number of processes at once."""
+def promote(connection: Connection, tables: Tables, limit: int = 1000) -> tuple[Promoted, Owed]:
+    """Let up to `limit` due jobs go on, the longest due first. Safe in any number of processes at once."""
     jobs = tables.jobs
     due: list[Row[Any]] = []
     for some in waiting(tables):
@@ -38,7 +37,7 @@ def promote(connection: Connection, tables: Tables, limit: int = 1000) -> Promot
     due = sorted(due, key=lambda row: (row.run_at, row.id))[:limit]
     placed = send_on(connection, tables, [Traveller(*row[: len(COLUMNS)]) for row in due], text(WAITING))
     wait = 0.0 if len(due) >= limit else next_due(connection, tables)
-    return Promoted(placed.ready, wait if wait is None else max(0.0, wait), placed.owed)
+    return Promoted(placed.ready, wait if wait is None else max(0.0, wait)), placed.owed
 
 
 def next_due(connection: Connection, tables: Tables) -> float | None:
@@ -70,7 +69,9 @@ def parked(connection: Connection, tables: Tables, known: Mapping[str, int]) -> 
     return [(row[0], row[1]) for row in kinds if row[0] in names and row[1] != names[row[0]]]
 
 
-def adopt(connection: Connection, tables: Tables, kinds: Sequence[tuple[int, int]], limit: int = 1000) -> Placed:
+def adopt(
+    connection: Connection, tables: Tables, kinds: Sequence[tuple[int, int]], limit: int = 1000
+) -> tuple[list[Ready], Owed]:
     """Free parked jobs of these kinds: a rolling deploy loses nothing, what the old workers could not run goes on with the
     first new one (C35)."""
     jobs, placed = tables.jobs, Placed()
@@ -78,7 +79,7 @@ def adopt(connection: Connection, tables: Tables, kinds: Sequence[tuple[int, int
         kind = select(jobs.c.id).where(text(PARKED), jobs.c.task_hash == task_hash, jobs.c.signature == signature)
         found = _lock(connection, tables, kind.order_by(jobs.c.id).limit(limit))
         placed.add(send_on(connection, tables, [Traveller(*row[: len(COLUMNS)]) for row in found], text(PARKED)))
-    return placed
+    return placed.ready, placed.owed
 
 
 def _lock(connection: Connection, tables: Tables, wanted: Select[tuple[int]]) -> Sequence[Row[Any]]:

@@ -24,7 +24,6 @@ class Rescued(NamedTuple):
     freed: int
     ready: list[Ready]
     failed: list[int]
-    owed: Owed
 
 
 # Arguments are not needed to judge a death, and may be large. The sum keeps planners, who believe that one is soon met with,
@@ -42,7 +41,7 @@ def anything_lost(connection: Connection, tables: Tables) -> bool:
     return connection.execute(tables.text(_LOST), {"n": 1}).first() is not None
 
 
-def rescue(connection: Connection, tables: Tables, limit: int = 500) -> Rescued:
+def rescue(connection: Connection, tables: Tables, limit: int = 500) -> tuple[Rescued, Owed]:
     """Free up to `limit` running jobs whose worker is not alive, or has no row at all (C14, C16, C18).
 
     What surely ran is a crash of that job; what perhaps ran goes back uncounted. Each move is fenced like any other: a result
@@ -56,10 +55,10 @@ def rescue(connection: Connection, tables: Tables, limit: int = 500) -> Rescued:
         ran = 0.0 if row.started_at is None else max(0, row.now - row.started_at) / 1_000_000
         finishes.append(Finish(claim, decide(claim, died), ran=ran, started=row.started_at is not None))
     if not finishes:
-        return Rescued(0, [], [], Owed())
+        return Rescued(0, [], []), Owed()
     done = finish(connection, tables, finishes)
     failed = [one.claim.id for one in finishes if one.change.state is State.FAILED and one.claim.lease in done.accepted]
-    return Rescued(len(done.accepted), done.ready, failed, done.owed)
+    return Rescued(len(done.accepted), done.ready, failed), done.owed
 
 
 _STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # the first also runs while the machine sleeps

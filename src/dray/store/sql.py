@@ -193,13 +193,8 @@ class SqlStore:
         """Make due jobs ready."""
         wait = self.database.once(lambda connection: next_due(connection, self.tables))
         if wait is None or wait > 0:
-            return Promoted([], wait, Owed())
-
-        def work(connection: Connection) -> tuple[Promoted, Owed]:
-            done = promote(connection, self.tables, limit)
-            return done, done.owed
-
-        result = self.settler.transact(work)
+            return Promoted([], wait)
+        result = self.settler.transact(lambda connection: promote(connection, self.tables, limit))
         self.bell.ring(result.ready)
         return result
 
@@ -208,25 +203,15 @@ class SqlStore:
         kinds = self.database.once(lambda connection: parked(connection, self.tables, known))
         if not kinds:
             return []
-
-        def work(connection: Connection) -> tuple[list[Ready], Owed]:
-            placed = adopt(connection, self.tables, kinds)
-            return placed.ready, placed.owed
-
-        ready = self.settler.transact(work)
+        ready = self.settler.transact(lambda connection: adopt(connection, self.tables, kinds))
         self.bell.ring(ready)
         return ready
 
     def rescue(self, limit: int = 500) -> Rescued:
         """Free running jobs whose worker is not alive."""
         if not self.database.once(lambda connection: anything_lost(connection, self.tables)):
-            return Rescued(0, [], [], Owed())
-
-        def work(connection: Connection) -> tuple[Rescued, Owed]:
-            done = rescue(connection, self.tables, limit)
-            return done, done.owed
-
-        result = self.settler.transact(work)
+            return Rescued(0, [], [])
+        result = self.settler.transact(lambda connection: rescue(connection, self.tables, limit))
         self.bell.ring(result.ready)
         return result
 

@@ -109,7 +109,8 @@ class Bell:
         over = [one for one in waiting if one.committed()]
         still = [one for one in waiting if one not in over]
         for one in over:
-            self._ring(one.queues)
+            if one.queues:
+                self._ring(one.queues)
             one.then()
         if still:
             with self._wake:
