@@ -46,6 +46,7 @@ _RETURNED = ", ".join(f"j.{column}" for column in _COLUMNS)
 _SOONEST = itemgetter(*map(_COLUMNS.index, ("priority", "ready_at", "id")))
 _LANE = itemgetter(*map(_COLUMNS.index, ("queue_hash", "priority")))
 _READY_AT = _COLUMNS.index("ready_at")
+_TAKEN = [*_COLUMNS, "alive"]  # what a claim in one statement gives
 
 LANES_EVERY = (0.05, 1.0)  # seconds: an urgent job is seen by then, however busy the worker is
 SWEEP_SHARE = 20  # a look without floors, and one for lanes, may take one part in so many of the time
@@ -156,7 +157,7 @@ def claim_anywhere(connection: Connection, tables: Tables, worker_id: int, lanes
     wanted = [name_hash(queue) for queue in lanes.queues]
     template = _CLAIM_ANYWHERE.replace("{wanted}", " WHERE q = ANY(CAST(:wanted AS bigint[]))" if wanted else "")
     values = {"n": limit, "w": worker_id, "first": lanes.first, **({"wanted": wanted} if wanted else {})}
-    rows = _taken(connection.execute(tables.text(template), values).all(), worker_id)
+    rows = _taken(connection.execute(tables.query(template, _TAKEN), values).all(), worker_id)
     lanes.swept_in(lanes.clock() - lanes.swept)
     lanes.filled = len(rows) >= limit
     if rows:
@@ -229,7 +230,7 @@ _CLAIM_ANYWHERE = f"WITH {SKIP_SCAN}, " + _CHOSEN.replace("{floor}", " AND ready
 
 def _claim_at_once(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, limit: int) -> list[Row[Any]]:
     source = "(SELECT * FROM " + tables.dialect.rows({"o": "int", "q": "int", "p": "int", "f": "int"}) + " ORDER BY o) d"
-    statement = tables.text(_CLAIM_AT_ONCE.replace("{rows}", source))
+    statement = tables.query(_CLAIM_AT_ONCE.replace("{rows}", source), _TAKEN)
     document = [
         {"o": order, "q": lane[0], "p": lane[1], "f": lanes.floors.get(lane, 0)} for order, lane in enumerate(lanes.in_order())
     ]
@@ -285,7 +286,7 @@ def _claim_in_steps(connection: Connection, tables: Tables, worker_id: int, lane
             ids += _candidates(connection, tables, lanes, lane, limit - len(ids))
     if not ids:
         return []
-    statement = tables.text(_TAKE.replace("{rows}", tables.dialect.rows({"id": "int"})) + f" RETURNING {_BARE}")
+    statement = tables.query(_TAKE.replace("{rows}", tables.dialect.rows({"id": "int"})) + f" RETURNING {_BARE}", _COLUMNS)
     return list(connection.execute(statement, {"doc": _ids(ids), "w": worker_id}).all())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,7 +19,9 @@ from sqlalchemy import (
     Table,
     Text,
     TextClause,
+    TextualSelect,
     bindparam,
+    column,
     literal_column,
     select,
     text,
@@ -156,6 +158,7 @@ class Tables:
         self.clock = clock or dialect.host_clock
         self.metadata = MetaData(schema=schema)
         self._texts: dict[str, TextClause] = {}
+        self._queries: dict[str, TextualSelect] = {}
         self.jobs = self._jobs()
         self.history = self._history()
         self.attempts = self._table(
@@ -344,6 +347,14 @@ class Tables:
         statement = self._texts.get(template)
         if statement is None:
             statement = self._texts[template] = self._build(template)
+        return statement
+
+    def query(self, template: str, columns: Sequence[str]) -> TextualSelect:
+        """The same, giving these columns in this order: SQLAlchemy then need not find out each time what it is given."""
+        statement = self._queries.get(template)
+        if statement is None:
+            named = self.text(template).columns(*[column(name) for name in columns])
+            statement = self._queries[template] = named
         return statement
 
     def _build(self, template: str) -> TextClause:
