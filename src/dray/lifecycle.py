@@ -272,6 +272,8 @@ def heed(change: Change, flags: int) -> Change:
         return change
     if flags & Flag.CANCEL:
         return replace(change, state=State.CANCELLED, reason=None, delay=0.0, note="cancelled while running")
-    if change.state is State.READY and flags & Flag.HELD:
-        return replace(change, state=State.BLOCKED, reason=Reason.HELD)
-    return change
+    if not flags & Flag.HELD:
+        return change
+    if change.state is State.READY:
+        return replace(change, state=State.BLOCKED, reason=Reason.HELD, leaves_line=True)
+    return replace(change, leaves_line=True)  # whatever it waits for, nobody has to wait for it

@@ -13,6 +13,8 @@ from tests.model.model import SECOND
 from tests.model.story import QUEUES, TASKS, Story
 
 KEYS = ("invoice-7", "Invoice-7")
+GROUPS = ()
+LIMITS: dict[str, str] = {}
 PRIORITIES = (100, 100, 100, 0)
 # More often something ordinary, so that the odd ones meet many others.
 WHEN = st.sampled_from([None, None, None, 0.0, 1.0, 60.0, -5.0])
@@ -32,6 +34,9 @@ class Wish:
     labels: tuple[tuple[str, str], ...]
     max_attempts: int | None
     flags: Flag
+    group: str | None
+    strict: bool
+    limit: str | None
 
     def __repr__(self) -> str:
         said = [name for name in Wish.__dataclass_fields__ if getattr(self, name)]
@@ -52,6 +57,10 @@ class Wish:
             labels=dict(self.labels),
             max_attempts=self.max_attempts,
             flags=int(self.flags),
+            group=self.group,
+            rank=0 if self.strict and self.group else None,
+            limit=self.limit,
+            limit_rule=None if self.limit is None else LIMITS[self.limit],
         )
 
 
@@ -66,7 +75,10 @@ WISHES = st.builds(
     owner=st.sampled_from([None, "ann"]),
     labels=st.sampled_from([(), (("shop", "1"),), (("shop", "2"), ("kind", "bill"))]),
     max_attempts=st.sampled_from([None, 1, 2]),
-    flags=st.sampled_from([Flag(0), Flag(0), Flag.FAIL_ON_CRASH]),
+    flags=st.sampled_from([Flag(0), Flag(0), Flag.FAIL_ON_CRASH, Flag.HALT]),
+    group=st.sampled_from([None, None, *GROUPS]),
+    strict=st.sampled_from([False, False, True]),
+    limit=st.sampled_from([None, None, None, *LIMITS]),
 )
 
 
@@ -92,11 +104,12 @@ class Enqueueing(Story):
             if commits:
                 connection.commit()
         ready = [one for one in added if one.state is State.READY]
+        settled: list[Ready] = []
         if commits:
             self.committed(added, jobs)
-        if commits and ready:
-            self.world.wait_for_a_ring(rings)
-        assert (self.world.rings > rings) == bool(commits and ready)
+            settled = self.model.settle()
+            self.world.wait_until_settled()
+        assert (self.world.rings > rings) == bool(commits and (ready or settled))
 
     def committed(self, added: Sequence[Added], jobs: Sequence[NewJob]) -> None:
         """The ids are new, in the order of the jobs, and each job is where the answer says."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dray.job import Flag, Lease, NewJob, Ready, Reason, State
+from dray.stations import GROUP, LIMIT, gate_hash
 from tests.model.verdict import Run, verdict
 
 SECOND = 1_000_000
@@ -32,6 +33,16 @@ class Job:
     flags: Flag
     created_at: int
     run_at: int | None
+    group_name: str | None = None
+    group_rank: int | None = None
+    limit_name: str | None = None
+    limit_rule: str | None = None
+    group_held: int | None = None  # 0: it stands in line, 1: it is at the head
+    limit_held: int | None = None  # 0: it stands in line, 1: it has a share
+    parent_id: int | None = None
+    threshold: int | None = None
+    covered_by: int | None = None
+    expires_at: int | None = None
     state: State = State.READY
     reason: Reason | None = None
     ready_at: int | None = None
@@ -54,6 +65,14 @@ class Job:
         return Lease(self.id, self.fence)
 
     @property
+    def group_hash(self) -> int | None:
+        return gate_hash(GROUP, self.group_name)
+
+    @property
+    def limit_hash(self) -> int | None:
+        return gate_hash(LIMIT, self.limit_name)
+
+    @property
     def turn(self) -> tuple[int, int, int]:
         """Who is claimed before whom."""
         assert self.ready_at is not None
@@ -73,13 +92,32 @@ class Worker:
         return self.left_at is None
 
 
-def held(model: Model, job: Job) -> bool:
-    """An operator's hold keeps a job, whoever would make it ready."""
+# The stations before ready, in order. Each says whether it keeps a job, and notes on the job what it holds there.
+Station = Callable[["Job"], bool]
+
+
+def held(job: Job) -> bool:
+    """An operator's hold keeps a job, whoever would make it ready; and what it had of its gates is for others."""
+    if Flag.HELD in job.flags:
+        job.group_held = job.limit_held = None
     return Flag.HELD in job.flags
 
 
-Station = Callable[["Model", Job], bool]
-STATIONS: tuple[tuple[Reason, Station], ...] = ((Reason.HELD, held),)
+def grouped(job: Job) -> bool:
+    """Only settle lets a job to the head of its group; who is there already goes on."""
+    if job.group_name is not None and not job.group_held:
+        job.group_held, job.limit_held = 0, None
+    return job.group_held == 0
+
+
+def limited(job: Job) -> bool:
+    """Only settle gives shares of a limit; who has one goes on."""
+    if job.limit_name is not None and not job.limit_held:
+        job.limit_held = 0
+    return job.limit_held == 0
+
+
+STATIONS: tuple[tuple[Reason, Station], ...] = ((Reason.HELD, held), (Reason.GROUP, grouped), (Reason.LIMIT, limited))
 
 
 @dataclass
@@ -93,6 +131,7 @@ class Model:
     attempts: dict[Lease, tuple[int, State, int | None, str | None]] = field(default_factory=dict)
     lines: list[tuple[int, int, str]] = field(default_factory=list)
     as_claimed: dict[Lease, Job] = field(default_factory=dict)
+    halts: dict[str, set[int]] = field(default_factory=dict)  # groups that stand still, and the failed jobs they do it for
     newest: int = 0  # the last id that was given out
 
     def where(self, *states: State, worker: int | None = None) -> list[Job]:
@@ -107,6 +146,9 @@ class Model:
         run_at = self.now + round(new.delay * SECOND) if new.delay else new.run_at
         named = {name: getattr(new, name) for name in ("queue", "task", "priority", "args", "owner", "max_attempts")}
         job = Job(id=id, job_key=new.key, flags=Flag(new.flags), created_at=self.now, run_at=run_at, **named)
+        job.group_name, job.limit_name, job.limit_rule = new.group, new.limit, new.limit_rule
+        if not new.is_plain:
+            job.group_rank = new.priority if new.rank is None else new.rank
         self.jobs[id] = job
         if new.labels:
             self.labels[id] = dict(new.labels)
@@ -118,10 +160,33 @@ class Model:
 
     def pass_on(self, job: Job) -> list[Ready]:
         """Let a job go on to ready, or to the first station that keeps it."""
-        job.reason = next((reason for reason, keeps in STATIONS if keeps(self, job)), None)
+        job.reason = next((reason for reason, keeps in STATIONS if keeps(job)), None)
         job.state = State.READY if job.reason is None else State.BLOCKED
         job.ready_at = self.now if job.reason is None else None
         return [Ready(job.id, job.queue, job.priority)] if job.reason is None else []
+
+    def settle(self) -> list[Ready]:
+        """After a commit: who may go on now. Groups first, since their heads then stand before their limits."""
+        ready: list[Ready] = []
+        for name in sorted({job.group_name for job in self.jobs.values() if job.group_name is not None}):
+            line = [job for job in self.where(State.BLOCKED) if job.group_name == name and job.group_held == 0]
+            if line and not self.head(name) and not self.halts.get(name):
+                first = min(line, key=lambda job: (job.group_rank, job.id))
+                first.group_held = 1
+                ready += self.pass_on(first)
+        for name, rule in {(job.limit_name, job.limit_rule) for job in self.jobs.values() if job.limit_name is not None}:
+            line = [job for job in self.where(State.BLOCKED) if job.limit_name == name and job.limit_held == 0]
+            free = int(rule or 0) - sum(job.limit_name == name and job.limit_held == 1 for job in self.jobs.values())
+            for job in sorted(line, key=lambda job: (job.priority, job.id))[: max(0, free)]:
+                job.limit_held = 1
+                ready += self.pass_on(job)
+        return ready
+
+    def head(self, group: str) -> Job | None:
+        """Who is at the head of a group, whatever it does there."""
+        heads = [job for job in self.jobs.values() if job.group_name == group and job.group_held == 1]
+        assert len(heads) <= 1, f"{group} has two heads: {heads}"
+        return heads[0] if heads else None
 
     def promote(self, limit: int) -> list[Ready]:
         """Those whose time has come, the longest due first."""
@@ -231,6 +296,9 @@ class Model:
         if run.started:
             job.started_at = job.finished_at - round(run.ran * SECOND)
         job.result, job.report, job.error = end.result, end.report, end.error
+        job.group_held = job.limit_held = None
+        if end.state is State.FAILED and Flag.HALT in job.flags and job.group_name is not None:
+            self.halts.setdefault(job.group_name, set()).add(job.id)
         return []
 
     def _put_back(self, job: Job, run: Run, end: Any) -> list[Ready]:
@@ -241,6 +309,10 @@ class Model:
             job.flags &= ~Flag.SUSPECT
         if end.suspect:
             job.flags |= Flag.SUSPECT
+        if end.state is not State.READY:
+            job.limit_held = None  # it is for others while this one waits; its place in the group is not
+        if end.leaves or Flag.HELD in job.flags:
+            job.group_held = None
         if end.state in DUE:
             job.run_at = self.now + round(end.delay * SECOND)
             job.snoozes += end.state is State.SCHEDULED

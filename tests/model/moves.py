@@ -25,6 +25,7 @@ def cancel(model: Model, job: Job) -> State | None:
     else:
         job.state, job.reason, job.ready_at = State.CANCELLED, None, None
         job.finished_at, job.note = model.now, "cancelled"
+        job.group_held = job.limit_held = None
     return job.state
 
 
@@ -33,8 +34,10 @@ def hold(model: Model, job: Job, note: str | None) -> State | None:
         return None
     job.flags |= Flag.HELD
     job.note = note or job.note
-    if job.state is State.READY:
+    if job.state is State.READY or job.reason in (Reason.GROUP, Reason.LIMIT):
         model.pass_on(job)
+    elif job.state is not State.RUNNING:
+        job.group_held = job.limit_held = None
     return job.state
 
 
@@ -56,6 +59,10 @@ def retry(model: Model, job: Job, force: bool) -> State | None:
         job.flags &= ~(Flag.CANCEL | Flag.SUSPECT)
         job.worker_id = job.claimed_at = job.started_at = job.finished_at = None
         job.result = job.report = job.note = None
+        halts = model.halts.get(job.group_name or "", set())
+        if job.id in halts:  # its group has stood still for it: it is at the head again
+            halts.discard(job.id)
+            job.group_held = 1
     elif job.state not in DUE:
         return None
     job.run_at = None

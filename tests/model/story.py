@@ -88,7 +88,8 @@ class Story(RuleBasedStateMachine):
         self.model.now = self.world.clock.now
 
     def expect(self, told: Iterable[Ready], ready: Iterable[Ready], rings: int) -> None:
-        """The store told of these, each once, and the bell rang if there were any."""
+        """The store told of these, each once, and the bell rang if there were any, or are now that all is settled."""
         ought = sorted(ready)
         assert sorted(told) == ought, f"told of {sorted(told)}, should be {ought}"
+        ought += self.model.settle()
         assert (self.world.rings > rings) == bool(ought), f"the bell rang {self.world.rings - rings} times for {ought}"

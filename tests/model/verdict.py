@@ -44,6 +44,7 @@ class Verdict(NamedTuple):
     delay: float = 0.0
     counted: bool = True
     crashed: bool = False
+    leaves: bool = False
     suspect: bool = False
     signature: int = 0
     result: str | None = None
@@ -68,8 +69,8 @@ def verdict(job: Judged, outcome: Outcome) -> Verdict:
             return Verdict(state, result=result, report=_json(report), note=note, error=errors[0] if errors else None)
         case Failed():
             return _failed(job, outcome)
-        case Snoozed(delay=delay, why=why):
-            return Verdict(State.SCHEDULED, delay=delay, counted=False, note=why)
+        case Snoozed(delay=delay, why=why, leave_line=leaves):
+            return Verdict(State.SCHEDULED, delay=delay, counted=False, leaves=leaves, note=why)
         case Skipped(why=why):
             return Verdict(State.SUCCEEDED, note=f"skipped: {why}")
         case Parked(why=why, signature=signature):

@@ -28,6 +28,7 @@ OUTCOMES: dict[str, Outcome] = {
     "retry in 5": Failed(error="soon", retry_in=5.0),
     "retry now": Failed(error="now", retry_in=0.0),
     "snoozed": Snoozed(delay=30.0, why="not yet"),
+    "snoozed, and out of its line": Snoozed(delay=30.0, leave_line=True),
     "snoozed for nothing": Snoozed(delay=0.0),
     "skipped": Skipped(why="nothing to do"),
     "parked": Parked(why="no such task"),
@@ -102,8 +103,8 @@ class Working(Story):
             accepted, ready = self.model.finish(runs, again=again)
             assert not self.is_refused(self.model, worker, limit)
             assert done.accepted == accepted, f"accepted {done.accepted}, should be {accepted}"
-            self.expect(done.ready, ready, rings)
             self.claimed(done.claims, worker, limit)
+            self.expect(done.ready, ready, rings)
 
     @precondition(lambda self: self.claims)
     @rule(place=PLACE, late=LATE, ago=st.sampled_from([0.0, 2.0]))

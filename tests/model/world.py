@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import time
+from collections import defaultdict
 from typing import Any
 
 from sqlalchemy import create_engine, literal_column, select, union_all
 
 from dray.job import Flag, Lease, name_hash
+from dray.stations import gate_hash
 from dray.store import open_store
 from dray.store.tables import REASON_OF, STATE_OF
 from dray.testing import START, Clock
@@ -19,9 +20,11 @@ SIDES = (
     "SELECT 'label' AS kind, job_id AS id, 0 AS fence, 0 AS attempt, 0 AS state, 0 AS worker, name AS text1, value AS text2"
     " FROM {labels} UNION ALL SELECT 'attempt', job_id, fence, attempt, state, worker_id, error, '' FROM {attempts}"
     " UNION ALL SELECT 'line', job_id, fence, 0, 0, 0, line, '' FROM {output}"
+    " UNION ALL SELECT 'halt', job_id, 0, 0, 0, 0, '', '' FROM {halts}"
+    " UNION ALL SELECT 'note', id, 0, 0, 0, 0, owed, '' FROM {unsettled}"
     " UNION ALL SELECT 'worker', id, 0, 0, state, 0, queues, '' FROM {workers}"
 )
-TABLES = ("jobs", "history", "labels", "attempts", "output", "workers")
+TABLES = ("jobs", "history", "labels", "attempts", "output", "workers", "gates", "halts", "unsettled")
 FIELDS = tuple(Job.__dataclass_fields__)
 
 
@@ -44,11 +47,9 @@ class World:
     def _ring(self) -> None:
         self.rings += 1
 
-    def wait_for_a_ring(self, rings: int) -> None:
-        """After a commit of the caller's own it rings a moment later."""
-        deadline = time.monotonic() + PATIENCE
-        while self.rings == rings and time.monotonic() < deadline:
-            time.sleep(0.0002)
+    def wait_until_settled(self) -> None:
+        """What follows from a commit of the caller's own is done a moment later."""
+        self.store.bell.flush(PATIENCE)
 
     def close(self) -> None:
         self.store.close()
@@ -88,9 +89,16 @@ def check_law(row: dict[str, Any]) -> None:
     assert state != "ready" or Flag.HELD not in row["flags"], f"job {id} is ready while held"
     assert state not in ("scheduled", "retrying") or row["run_at"] is not None, f"job {id} waits for no time"
     assert (state == "running") <= (row["worker_id"] is not None), f"job {id} is run by nobody"
+    assert (row["reason"] == "group") == (row["group_held"] == 0), f"job {id}: {row['reason']}, group_held {row['group_held']}"
+    assert (row["reason"] == "limit") == (row["limit_held"] == 0), f"job {id}: {row['reason']}, limit_held {row['limit_held']}"
+    if state in ("ready", "running"):
+        for gate in ("group", "limit"):
+            assert (row[f"{gate}_name"] is None) or row[f"{gate}_held"], f"job {id} is {state} and past no {gate}"
     assert 0 <= row["attempt"] <= row["fence"], f"job {id}: attempt {row['attempt']}, fence {row['fence']}"
     for text, code in (("queue", "queue_hash"), ("task", "task_hash"), ("job_key", "key_hash")):
         assert row[code] == (None if row[text] is None else name_hash(row[text])), f"job {id}: {code} is not that of {text}"
+    for kind in ("group", "limit"):
+        assert row[f"{kind}_hash"] == gate_hash(kind, row[f"{kind}_name"]), f"job {id}: the number of its {kind} is wrong"
 
 
 # --- what the model says --------------------------------------------------------------------------------------------------
@@ -108,10 +116,12 @@ def check_jobs(model: Model, rows: list[dict[str, Any]]) -> None:
 
 
 def check_sides(model: Model, sides: list[tuple[Any, ...]]) -> None:
-    """Labels, failed attempts and log lines of the jobs that are there; the workers."""
-    kinds: dict[str, list[tuple[Any, ...]]] = {"label": [], "attempt": [], "line": [], "worker": []}
+    """Labels, failed attempts and log lines of the jobs that are there; the workers; what groups stand still for."""
+    kinds: defaultdict[str, list[tuple[Any, ...]]] = defaultdict(list)
     for kind, *values in sides:
         kinds[kind].append(tuple(values))
+    assert not kinds["note"], f"{kinds['note']} was left unsettled"
+    assert {row[0] for row in kinds["halt"]} == {id for ids in model.halts.values() for id in ids}
     labels = [(id, name, value) for id, named in model.labels.items() for name, value in named.items()]
     assert sorted((row[0], row[5], row[6]) for row in kinds["label"]) == sorted(labels)
     attempts = {Lease(row[0], row[1]): (row[2], STATE_OF[row[3]], row[4], row[5]) for row in kinds["attempt"]}

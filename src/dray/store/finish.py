@@ -106,7 +106,7 @@ def _consequences(connection: Connection, tables: Tables, finishes: Sequence[Fin
 
 def _keeps_group(change: Change) -> bool:
     """Whether a job keeps its place at the head of its group: nobody passes it while it is tried again (S2.55)."""
-    return not change.state.ended and change.reason not in (Reason.HELD, Reason.CHILDREN) and not change.leaves_line
+    return not change.state.ended and change.reason is not Reason.CHILDREN and not change.leaves_line
 
 
 def _keeps_limit(change: Change) -> bool:
