@@ -139,6 +139,11 @@ class Dray:
         """
         return Transaction(self, target)
 
+    def run_ahead(self, task: str) -> int:
+        """How many jobs of a group, the first included, a worker may take at once when that is of this task."""
+        definition = self.registry.find(task)
+        return 1 if definition is None else definition.defaults.run_ahead
+
     def unfinished_keys(
         self, keys: Sequence[str] | None = None, *, include_running: bool = True, include_failed: bool = True
     ) -> list[str]:

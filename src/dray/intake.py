@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from dray.job import Claim, Lease
 from dray.pace import Pace
@@ -15,8 +15,11 @@ RECOUNT_EVERY = 5.0  # seconds between looks for claims that nobody has heard of
 class PollIntake:
     """Claims from the store when something hinted at work, and now and then without a hint."""
 
-    def __init__(self, store: EngineStore, queues: Sequence[str], pace: Pace) -> None:
-        self._store, self._pace = store, pace
+    def __init__(
+        self, store: EngineStore, queues: Sequence[str], pace: Pace, run_ahead: Callable[[str], int] = lambda task: 1
+    ) -> None:
+        self._store, self._pace, self._run_ahead = store, pace, run_ahead
+        self.leads = False  # somebody was taken to be run behind another
         self.pickup: Pickup = store.pickup(queues)
         self._hinted = True
         self._next_look = 0.0
@@ -54,6 +57,14 @@ class PollIntake:
     def take(self, worker_id: int, limit: int) -> list[Claim]:
         """Claim up to `limit` jobs."""
         return self._store.claim(worker_id, self.pickup, limit)
+
+    def behind(self, worker_id: int, head: Claim) -> list[Claim]:
+        """Claim those behind a job in its group, as many as its task says may be run ahead of its end."""
+        most = 1 if head.group_hash is None else self._run_ahead(head.task)
+        if most <= 1:
+            return []
+        self.leads = True
+        return self._store.follow(worker_id, head, most - 1)
 
     def took(self, count: int, wanted: int) -> bool:
         """Learn from a look; True when it found less than wanted, so that there is no more for now."""

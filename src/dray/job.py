@@ -51,6 +51,9 @@ class Reason(StrEnum):
     COVERED = "covered"
 
 
+FOLLOWS = 2  # in `group_held`; see stations.Held
+
+
 class Flag(IntFlag):
     """Facts about a job that are kept in one small column."""
 
@@ -150,6 +153,7 @@ class Claim(msgspec.Struct, frozen=True):
     claimed_at: int
     worker_id: int | None = None
     group_hash: int | None = None
+    group_held: int | None = None
     limit_hash: int | None = None
     parent_id: int | None = None
     expires_at: int | None = None
@@ -158,6 +162,11 @@ class Claim(msgspec.Struct, frozen=True):
     @property
     def lease(self) -> Lease:
         return Lease(self.id, self.fence)
+
+    @property
+    def follows(self) -> bool:
+        """Whether it is run behind the head of its group, by the same worker."""
+        return self.group_held == FOLLOWS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -194,10 +194,20 @@ class Judged(Protocol):
     def max_attempts(self) -> int | None: ...
     @property
     def flags(self) -> int: ...
+    @property
+    def follows(self) -> bool: ...
 
 
 def decide(job: Judged, outcome: Outcome, retry: Retry = DEFAULT_RETRY, chance: Callable[[], float] = random.random) -> Change:
     """Decide what becomes of a job that has just been run. No clock and no database: delays, not instants."""
+    change = _decide(job, outcome, retry, chance)
+    if job.follows and change.state is State.READY and not change.counted:
+        # It came this far behind the head of its group, of which nobody knows any more how far it has come.
+        return replace(change, state=State.BLOCKED, reason=Reason.GROUP)
+    return change
+
+
+def _decide(job: Judged, outcome: Outcome, retry: Retry, chance: Callable[[], float]) -> Change:
     match outcome:
         case Done():
             return _returned(outcome)
@@ -274,6 +284,6 @@ def heed(change: Change, flags: int) -> Change:
         return replace(change, state=State.CANCELLED, reason=None, delay=0.0, note="cancelled while running")
     if not flags & Flag.HELD:
         return change
-    if change.state is State.READY:
+    if change.state is State.READY or change.reason is Reason.GROUP:
         return replace(change, state=State.BLOCKED, reason=Reason.HELD, leaves_line=True)
     return replace(change, leaves_line=True)  # whatever it waits for, nobody has to wait for it

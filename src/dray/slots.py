@@ -7,18 +7,19 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from queue import Empty, SimpleQueue
 
 from dray.context import Context
-from dray.job import Cancelled, Claim, Failed, Flag, HandedBack, Outcome
+from dray.job import Cancelled, Claim, Done, Failed, Flag, HandedBack, Outcome, Skipped
+from dray.report import Kind
 from dray.runner import Prepared, Ran, Runner
 
 
 class Item:
     """A claimed job in this process, from the claim to the write of its outcome."""
 
-    __slots__ = ("claim", "claimed", "context", "dropped", "ended", "marked", "outcome", "started", "stop")
+    __slots__ = ("behind", "claim", "claimed", "context", "dropped", "ended", "marked", "outcome", "started", "stop")
 
     def __init__(self, claim: Claim, context: Context) -> None:
         self.claim = claim
@@ -30,6 +31,7 @@ class Item:
         self.stop = False
         self.dropped: Outcome | None = None  # what becomes of it instead of a start
         self.marked = False  # the start mark is in the database
+        self.behind: Item | None = None  # the next of its group, to be run when this one has succeeded
 
 
 class Slots:
@@ -82,14 +84,14 @@ class Slots:
 
     def take_back(self) -> list[Item]:
         """Take all jobs that wait for a slot; nobody will start them any more."""
-        items = []
+        first = []
         with contextlib.suppress(Empty):
             while (item := self._todo.get_nowait()) is not None:
-                items.append(item)
+                first.append(item)
         with contextlib.suppress(IndexError):
             while True:
-                items.append(self._waiting.popleft())
-        return items
+                first.append(self._waiting.popleft())
+        return [one for item in first for one in line_of(item)]
 
     def stop(self) -> None:
         """Let the threads end when they have nothing to do."""
@@ -113,13 +115,25 @@ class Slots:
         thread.start()
 
     def _work(self) -> None:
-        while (item := self._todo.get()) is not None:
-            self._run(item)
+        while (first := self._todo.get()) is not None:
+            item: Item | None = first
+            while item is not None:
+                self._run(item)
+                item = self._after(item)
 
     def _run(self, item: Item) -> None:
         prepared = self._begin(item)
         if isinstance(prepared, Prepared):
             self._end(item, self._runner.run(prepared, item.context))
+
+    def _after(self, item: Item) -> Item | None:
+        """What is run in this place now: the next of the same group, if there is one and this one has succeeded."""
+        behind = item.behind
+        if behind is None or has_succeeded(item):
+            return behind
+        for one in line_of(behind):
+            self._end(one, Ran(HandedBack(why=f"job {item.claim.id} of its group comes first")))
+        return None
 
     # --- the event loop -------------------------------------------------------------------------------------------------
 
@@ -158,6 +172,8 @@ class Slots:
                 self._end(item, Ran(Cancelled()))
         finally:
             self._async_tasks.pop(item, None)
+            if (behind := self._after(item)) is not None:
+                self._waiting.appendleft(behind)
             self._fill_loop()
 
     # --- both -----------------------------------------------------------------------------------------------------------
@@ -202,3 +218,27 @@ _SAYS_SO = int(Flag.SUSPECT | Flag.FAIL_ON_CRASH)  # a plain number: asked of ea
 def needs_mark(claim: Claim) -> bool:
     """Whether a job writes down that it starts before user code is reached: where a death would otherwise be a riddle."""
     return claim.crashes > 0 or claim.flags & _SAYS_SO != 0
+
+
+def line_of(item: Item) -> Iterator[Item]:
+    """A job and those behind it in its group, in their order."""
+    one: Item | None = item
+    while one is not None:
+        yield one
+        one = one.behind
+
+
+def has_succeeded(item: Item) -> bool:
+    """Whether a run leads to success, whatever else there is to say about it."""
+    match item.outcome:
+        case Done(report=report):
+            return report is None or not report.contains(Kind.ERROR)
+        case Skipped():
+            return True
+        case _:
+            return False
+
+
+def lined_up(items: Iterable[Item]) -> int:
+    """How many of these wait for the job before them in their group: they take up nobody's slot."""
+    return sum(item.claim.follows and item.started is None for item in items)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import NamedTuple, Protocol
 
-from dray.job import Flag, Reason, State, name_hash
+from dray.job import FOLLOWS, Flag, Reason, State, name_hash
 
 GROUP, LIMIT = "group", "limit"  # the kinds of gates
 
@@ -19,7 +19,7 @@ class Held(IntEnum):
 
     WAITS = 0  # it stands in line
     HOLDS = 1  # it is at the head of its group, or is one of those that its limit allows
-    FOLLOWS = 2  # of its group: the worker that has the head runs this one after it
+    FOLLOWS = FOLLOWS  # of its group: the worker that has the head runs this one after it
 
 
 class Place(NamedTuple):

@@ -65,6 +65,7 @@ class TaskOptions(TypedDict, total=False):
     strict_order: bool
     on_failure: str
     limit: Limit | None
+    run_ahead: int
     aliases: Sequence[str]
 
 
@@ -80,6 +81,7 @@ class Defaults:
     strict_order: bool = False
     on_failure: str = "continue"
     limit: Limit | None = None  # its name may name arguments, too
+    run_ahead: int = 1  # of its group, how many a worker takes at once, to run them one after the other
 
     def __post_init__(self) -> None:
         check_name("queue", self.queue)
@@ -88,6 +90,8 @@ class Defaults:
         check_choice("on_failure", self.on_failure, ON_FAILURE)
         if self.group is not None:
             check_name("group", self.group)
+        if isinstance(self.run_ahead, bool) or not isinstance(self.run_ahead, int) or not 1 <= self.run_ahead <= 500:
+            raise BadOption(f"run_ahead must be a whole number from 1 to 500, got {self.run_ahead!r}")
         if self.limit is not None and not isinstance(self.limit, Limit):
             raise BadOption(f"limit must be a dray.Limit, such as Limit('stripe', 10), got {self.limit!r}")
 
@@ -104,6 +108,7 @@ class Defaults:
             strict_order=options.get("strict_order", False),
             on_failure=options.get("on_failure", "continue"),
             limit=options.get("limit"),
+            run_ahead=options.get("run_ahead", 1),
         )
 
     @property

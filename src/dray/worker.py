@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
 from dray import events
@@ -20,24 +19,16 @@ from dray.intake import PollIntake
 from dray.job import Claim, Finish, HandedBack, Lease
 from dray.lease import WorkerLease
 from dray.lifecycle import ALONE_FROM
+from dray.limits import Limits
 from dray.outage import Outage
 from dray.pace import STALE_AFTER, Pace
 from dray.process import on_stop_signal
-from dray.slots import Item, Slots
+from dray.slots import Item, Slots, lined_up
 from dray.upkeep import Attendance, Upkeep
 
 EXIT_LOST = 75  # the lease was lost while jobs ran; a supervisor starts a new worker
 CONNECTIONS = 2  # one for this loop, one for everything else; the heartbeat process has the third
 GLANCE = 0.05  # seconds a busy worker waits at most before it looks around
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """When a worker ends by itself."""
-
-    burst: bool = False  # when nothing is ready or running
-    max_jobs: int | None = None  # after so many jobs were started
-    max_time: float | None = None  # after so many seconds
 
 
 class Worker:
@@ -70,7 +61,7 @@ class Worker:
         self.items: dict[int, Item] = {}  # everything claimed and not yet written, by job
         self._inbox: SimpleQueue[None] = SimpleQueue()  # something happened: look around
         self._pace = Pace(concurrency=self.concurrency, most=settings.prefetch)
-        self._intake = PollIntake(self.store, self.queues, self._pace)
+        self._intake = PollIntake(self.store, self.queues, self._pace, app.run_ahead)
         self._finisher = Finisher(self.store, app.runner, on_settled=self._settled)
         self._lease = WorkerLease(
             self.store.roster,
@@ -181,11 +172,10 @@ class Worker:
                 self._inbox.get_nowait()
 
     def _check_limits(self) -> None:
-        limits = self.limits
-        if limits.max_time is not None and time.monotonic() - self._began >= limits.max_time:
-            self.stop("max time reached")
-        if limits.max_jobs is not None and self._counted >= limits.max_jobs and not self.items:
-            self.stop("max jobs reached")
+        seconds = time.monotonic() - self._began
+        why = self.limits.reached(seconds=seconds, jobs=self._counted, idle=not self.items)
+        if why is not None:
+            self.stop(why)
 
     # --- take and finish ------------------------------------------------------------------------------------------------
 
@@ -194,7 +184,8 @@ class Worker:
         if self._alone or (self._solo is not None and self._solo.claim.id in self.items):
             return 0
         target = self._pace.target()
-        wanted = target - len(self.items) + leaving
+        waiting = lined_up(self.items.values()) if self._intake.leads else 0
+        wanted = target - (len(self.items) - waiting) + leaving
         if self.limits.max_jobs is not None:
             wanted = min(wanted, self.limits.max_jobs - self._counted)
         # Refill in bulk: one claim for each job that ends would be a transaction for each.
@@ -227,7 +218,10 @@ class Worker:
             return False
         if self._finisher.owes:  # ends first: the same lost commit may have claimed one of those jobs again
             self._finisher.write([], self.worker_id, self._intake.pickup, 0)
-        self._give(self._intake.recount(self.worker_id, [item.claim.lease for item in self.items.values()]))
+        found = self._intake.recount(self.worker_id, [item.claim.lease for item in self.items.values()])
+        self._give([claim for claim in found if not claim.follows])
+        # Behind whom these were to be run is not known any more.
+        self._return([self._receive(claim) for claim in found if claim.follows], "nobody knows its place")
         return True
 
     def _is_flush_due(self) -> bool:
@@ -254,11 +248,24 @@ class Worker:
     def _give(self, claims: Sequence[Claim]) -> None:
         ordinary: list[Item] = []
         for claim in claims:
-            item = self.items[claim.id] = Item(claim, Context(claim, self._attendance.write))
-            (self._alone if claim.crashes >= ALONE_FROM else ordinary).append(item)
-        self._counted += len(claims)
+            item = self._receive(claim)
+            if claim.crashes >= ALONE_FROM:
+                self._alone.append(item)
+            else:
+                self._line_up(item)
+                ordinary.append(item)
         if ordinary:
             self.slots.start(ordinary)
+
+    def _receive(self, claim: Claim) -> Item:
+        self._counted += 1
+        item = self.items[claim.id] = Item(claim, Context(claim, self._attendance.write))
+        return item
+
+    def _line_up(self, head: Item) -> None:
+        """Take the next of its group too, where the task says that they may be run one after the other here."""
+        for claim in self._intake.behind(self.worker_id, head.claim):
+            head.behind = head = self._receive(claim)
 
     def _run_alone(self) -> None:
         """Start a job that has seen workers die, once everything else here has ended: nobody shall die with it."""
@@ -285,8 +292,11 @@ class Worker:
             self._hand_back("it waited for a slot")
 
     def _hand_back(self, why: str) -> None:
+        self._return(self._take_unstarted(), why)
+
+    def _return(self, items: Sequence[Item], why: str) -> None:
         now = time.monotonic()
-        for item in self._take_unstarted():
+        for item in items:
             item.outcome, item.ended = HandedBack(why=why), now
             self.slots.done.append(item)
 
@@ -373,8 +383,6 @@ class Worker:
         with contextlib.suppress(StoreError):
             self._lease.give_up()
         events.emit("worker.stopped", worker_id=self.worker_id, why=self._stopping)
-
-    # --- small things ---------------------------------------------------------------------------------------------------
 
     def _wake(self) -> None:
         """Something may be ready."""

@@ -12,9 +12,10 @@ from sqlalchemy import text
 from dray import Dray, RetryIn, Snooze, State, Task, events
 from dray.errors import CodecError
 from dray.job import Reason
+from dray.limits import Limits
 from dray.store.filters import Filter
 from dray.testing import run_all
-from dray.worker import Limits, Worker
+from dray.worker import Worker
 from tests.servers import Database
 
 BIG, SMALL = 2**31 - 1, 2**15 - 1  # the most that the columns hold

@@ -14,9 +14,10 @@ import pytest
 
 from dray import Dray, Retry, Skip, Snooze, State, StopWorker, Task, current_job, events
 from dray.job import Flag
+from dray.limits import Limits
 from dray.sender import FunctionTask
 from dray.testing import run_all
-from dray.worker import Limits, Worker
+from dray.worker import Worker
 from tests.servers import Database, wait_until
 
 rows = pytest.mark.rows

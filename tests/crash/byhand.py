@@ -8,10 +8,11 @@ from typing import Any, cast
 
 from dray.app import Dray
 from dray.lease import WorkerLease
+from dray.limits import Limits
 from dray.slots import Item, Slots
 from dray.store.claim import Lanes
 from dray.store.roster import Roster
-from dray.worker import Limits, Worker
+from dray.worker import Worker
 
 
 class HandSlots(Slots):

@@ -45,7 +45,7 @@ FLOORS: list[set[str]] = [
     # 5 one run
     {"task", "runner", "context", "handle", "sender"},
     # 6 what the engine is made of
-    {"app", "intake", "finisher", "process", "heartbeat", "lease", "outage", "slots", "admin", "doctor"},
+    {"app", "intake", "finisher", "process", "heartbeat", "lease", "limits", "outage", "slots", "admin", "doctor"},
     # 7 the engine
     {"worker", "upkeep", "discover"},
     # 8 faces
@@ -77,6 +77,7 @@ NEIGHBOURS: dict[str, set[str]] = {
     "store.migrations.steps": {"store.tables"},
     "store.migrations.versions.*": {"store.migrations.steps"},
     "store.owed": {"store.tables"},
+    "store.follow": {"store.claim", "store.tables"},
     "store.places": {"store.owed", "store.tables"},
     "store.add": {"store.owed", "store.tables"},
     "store.lanes": {"store.tables"},
@@ -97,7 +98,7 @@ NEIGHBOURS: dict[str, set[str]] = {
     | {"store.control", "store.output", "store.prune", "store.read"},
     "store.vitals": {"store.connect", "store.tables"},
     "store.sql": {"store.dialects", "store.tables", "store.connect", "store.wakeup", "store.schema"}
-    | {"store.add", "store.claim", "store.finish", "store.settle", "store.rescue", "store.promote"}
+    | {"store.follow", "store.add", "store.claim", "store.finish", "store.settle", "store.rescue", "store.promote"}
     | {"store.control", "store.workers", "store.read", "store.prune"}
     | {"store.owed", "store.roster", "store.desk", "store.caller"},
     "task": {"context"},

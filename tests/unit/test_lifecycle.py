@@ -34,6 +34,7 @@ class Job(NamedTuple):
     crashes: int = 0
     max_attempts: int | None = 3
     flags: int = 0
+    follows: bool = False
 
 
 MINUTE = Retry(attempts=3, wait=lambda attempt: 60.0 * attempt)
@@ -179,9 +180,21 @@ def test_what_an_operator_said_meanwhile_is_heeded(outcome: Outcome) -> None:
     assert cancelled.counted == change.counted
     assert heed(change, int(Flag.CANCEL | Flag.HELD)).state is CANCELLED
     if change.state is READY:
-        assert held == msgspec.structs.replace(change, state=BLOCKED, reason=Reason.HELD)
-    else:  # it is looked at when it would become ready
-        assert held == change
+        assert held == msgspec.structs.replace(change, state=BLOCKED, reason=Reason.HELD, leaves_line=True)
+    else:  # it is looked at when it would become ready; nobody has to wait for it meanwhile
+        assert held == msgspec.structs.replace(change, leaves_line=True)
+
+
+def test_one_that_follows_goes_back_into_the_line_of_its_group() -> None:
+    """Nobody knows how far the head has come, so it must not be ready beside it."""
+    follower = Job(follows=True)
+    for outcome in (HandedBack(), Died(started=False), Died(started=True)):
+        change = decide(follower, outcome)
+        assert (change.state, change.reason, change.counted) == (BLOCKED, Reason.GROUP, False)
+        assert heed(change, int(Flag.HELD)).reason is Reason.HELD
+    # What was run in its turn is judged as any other.
+    assert decide(follower, Failed(error="boom", retry_in=0.0)).state is READY
+    assert decide(follower, Done()).state is SUCCEEDED
 
 
 # --- retry policies -------------------------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ from dray.app import Dray
 from dray.cli.options import duration, given, option, setting, verb
 from dray.cli.words import facts_line, iso, one_line
 from dray.discover import require_app
-from dray.worker import Limits, Worker
+from dray.limits import Limits
+from dray.worker import Worker
 
 
 class OneLine(logging.Formatter):

@@ -86,6 +86,12 @@ class EngineStore(Protocol):
         that is not alive."""
         ...
 
+    def follow(self, worker_id: int, head: Claim, limit: int) -> list[Claim]:
+        """Take those that stand behind a claimed job in its group, up to `limit`, in their order, to be run one after the
+        other by the same worker. Stops before the first that is of another task, or has a limit. Whatever becomes of the
+        worker, none of them is ready before those in front of it have ended."""
+        ...
+
     def held(self, worker_id: int, known: Collection[Lease]) -> list[Claim]:
         """What this worker holds beside what it knows of: claims whose commit happened though no answer came. Empty as a rule;
         costs one short read then."""

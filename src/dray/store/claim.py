@@ -35,6 +35,7 @@ CLAIM_COLUMNS = [
     "claimed_at",
     "worker_id",
     "group_hash",
+    "group_held",
     "limit_hash",
     "parent_id",
     "expires_at",

@@ -106,7 +106,7 @@ def _consequences(connection: Connection, tables: Tables, finishes: Sequence[Fin
 
 def _keeps_group(change: Change) -> bool:
     """Whether a job keeps its place at the head of its group: nobody passes it while it is tried again (S2.55)."""
-    return not change.state.ended and change.reason is not Reason.CHILDREN and not change.leaves_line
+    return not change.state.ended and change.reason not in (Reason.CHILDREN, Reason.GROUP) and not change.leaves_line
 
 
 def _keeps_limit(change: Change) -> bool:
@@ -239,7 +239,7 @@ _BACK_FIELDS = {
     "b": "int",  # attempts given back
     "c": "int",  # crashes added
     "z": "int",  # snoozes added
-    "gh": "int",  # 1: it keeps its group
+    "gh": "int",  # 1: it keeps its place in its group, 2: it goes back into the line
     "lh": "int",  # 1: it keeps its limit
     "keep": "int",  # flags that stay
     "fl": "int",  # flags that are added
@@ -251,7 +251,7 @@ _BACK = (
     "SET state = d.s, reason = d.rs, signature = d.sg, worker_id = NULL, started_at = NULL, claimed_at = NULL,"
     " ready_at = CASE WHEN d.s = 0 THEN {now} ELSE NULL END,"
     " run_at = CASE WHEN d.later = 1 THEN {now} + d.dl ELSE run_at END,"
-    " group_held = CASE WHEN d.gh = 1 THEN group_held ELSE NULL END,"
+    " group_held = CASE WHEN d.gh = 1 THEN group_held WHEN d.gh = 2 THEN 0 ELSE NULL END,"
     " limit_held = CASE WHEN d.lh = 1 THEN limit_held ELSE NULL END,"
     " attempt = attempt - d.b, crashes = CASE WHEN crashes < 32767 THEN crashes + d.c ELSE crashes END,"
     " snoozes = CASE WHEN snoozes < 2147483647 THEN snoozes + d.z ELSE snoozes END, flags = (flags & d.keep) | d.fl,"
@@ -299,7 +299,7 @@ def _put_back_row(one: Finish) -> dict[str, Any]:
         "b": 0 if change.counted else 1,
         "c": 1 if change.crashed else 0,
         "z": 1 if change.snoozed else 0,
-        "gh": 1 if _keeps_group(change) else 0,
+        "gh": 1 if _keeps_group(change) else 2 if change.reason is Reason.GROUP else 0,
         "lh": 1 if _keeps_limit(change) else 0,
         # Suspicion is over once it has run in sight; handing it back unstarted proves nothing.
         "keep": ~int(Flag.SUSPECT) if one.started else -1,

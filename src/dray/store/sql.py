@@ -20,6 +20,7 @@ from dray.store.connect import Database
 from dray.store.desk import Desk
 from dray.store.dialects import DIALECTS
 from dray.store.finish import finish, mark_started
+from dray.store.follow import follow
 from dray.store.owed import Owed
 from dray.store.promote import Promoted, adopt, next_due, parked, promote
 from dray.store.rescue import Rescued, anything_lost, rescue
@@ -150,6 +151,10 @@ class SqlStore:
                 lanes.sweep()
             return []
         return self.database.transact(lambda connection: claim(connection, self.tables, worker_id, lanes, limit, looked=looked))
+
+    def follow(self, worker_id: int, head: Claim, limit: int) -> list[Claim]:
+        """Take those that stand behind a claimed job in its group, to be run one after the other by the same worker."""
+        return self.database.transact(lambda connection: follow(connection, self.tables, worker_id, head, limit))
 
     def held(self, worker_id: int, known: Collection[Lease]) -> list[Claim]:
         """What this worker holds beside what it knows of."""

@@ -18,7 +18,8 @@ from typing import Any
 
 from dray import events
 from dray.app import Dray
-from dray.worker import Limits, Worker
+from dray.limits import Limits
+from dray.worker import Worker
 
 START = 1_700_000_000_000_000  # microseconds; some day in 2023
 RUNS = frozenset({"job.finished", "job.retrying", "job.failed"})

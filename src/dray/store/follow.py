@@ -1,0 +1,78 @@
+"""Running ahead: a worker that has the head of a group takes those behind it too, to run them one after the other.
+
+The next of a group starts when the end of the one before it is committed: a transaction or two for each job. Where a task says
+so, a worker claims the head and those behind it together, and their ends are committed together. One at a time still holds,
+since one slot runs them in their order; what a crash costs is that the order is repeated from the first whose end was not
+committed.
+"""
+
+from __future__ import annotations
+
+from itertools import takewhile
+
+from sqlalchemy import Connection, update
+
+from dray.job import Claim, name_hash
+from dray.stations import Held
+from dray.store.claim import CLAIM_COLUMNS
+from dray.store.tables import BLOCKED, RUNNING, Tables, document
+
+_COLUMNS = ", ".join(f"j.{column}" for column in CLAIM_COLUMNS)
+_GATE = {"sqlite": "", "postgresql": " FOR NO KEY UPDATE", "mysql": " FOR UPDATE"}
+_IS_HEAD = "SELECT 1 FROM {jobs} WHERE id = :i AND fence = :f AND state = 1 AND group_held >= 1"
+_ALIVE = "SELECT 1 FROM {workers} WHERE id = :w AND state = 0"
+# The line in its order, as settle goes through it.
+_LINE = (
+    "SELECT id, task_hash, limit_hash FROM {jobs} WHERE group_hash = :g AND group_held = 0 AND state = 4"
+    " ORDER BY group_rank, id LIMIT :n"
+)
+
+
+def follow(connection: Connection, tables: Tables, worker_id: int, head: Claim, limit: int) -> list[Claim]:
+    """Claim those behind the head of a group for the worker that has it, up to `limit`, in their order.
+
+    Under the lock of the gate, like everything that lets somebody out of the line. Gives none if the head is not this worker's
+    any more.
+    """
+    gate = {"g": head.group_hash}
+    connection.execute(tables.text("SELECT 1 FROM {gates} WHERE gate_hash = :g" + _GATE[tables.dialect.name]), gate).all()
+    mine = connection.execute(tables.text(_IS_HEAD), {"i": head.id, "f": head.fence}).first()
+    if mine is None or connection.execute(tables.text(_ALIVE), {"w": worker_id}).first() is None:
+        return []
+    ids: list[int] = []
+    for id, task_hash, limit_hash in connection.execute(tables.text(_LINE), {**gate, "n": limit}):
+        if task_hash != name_hash(head.task) or limit_hash is not None:
+            break
+        ids.append(id)
+    return _take(connection, tables, worker_id, ids) if ids else []
+
+
+def _take(connection: Connection, tables: Tables, worker_id: int, line: list[int]) -> list[Claim]:
+    # Locked first: an operator may have moved some of them since we looked.
+    lock = tables.text(tables.dialect.lock_ids("{jobs}", "j.id, j.group_held, j.state"))
+    locked = connection.execute(lock, {"doc": document(sorted(line))}).all()
+    ids = _unbroken({row[0] for row in locked if (row[1], row[2]) == (Held.WAITS, BLOCKED)}, line)
+    if not ids:
+        return []
+    jobs = tables.jobs
+    mine = update(jobs).where(jobs.c.id.in_(ids), jobs.c.state == BLOCKED, jobs.c.group_held == int(Held.WAITS))
+    taken = mine.values(
+        state=RUNNING,
+        reason=None,
+        group_held=int(Held.FOLLOWS),
+        fence=jobs.c.fence + 1,
+        attempt=jobs.c.attempt + 1,
+        worker_id=worker_id,
+        claimed_at=tables.now(),
+        started_at=None,
+    )
+    connection.execute(tables.dialect.by_primary_key(taken))
+    read = tables.text(tables.dialect.lock_ids("{jobs}", _COLUMNS))
+    place = {id: number for number, id in enumerate(line)}
+    claims = [Claim(*row) for row in connection.execute(read, {"doc": document(ids)})]
+    return sorted(claims, key=lambda claim: place[claim.id])
+
+
+def _unbroken(there: set[int], line: list[int]) -> list[int]:
+    """Those at the beginning of the line, up to one that has left it, by id: nobody passes another."""
+    return sorted(takewhile(there.__contains__, line))
