@@ -27,17 +27,8 @@ FLOORS: list[set[str]] = [
     # 3 behind the door: what the store stands on, its chapters, and what puts them together
     {"store.dialects", "store.tables", "store.view", "store.connect", "store.lines", "store.wakeup", "store.filters"}
     | {"store.schema", "store.migrations", "store.migrations.*"}
-    | {
-        "store.owed",
-        "store.places",
-        "store.add",
-        "store.lanes",
-        "store.claim",
-        "store.finish",
-        "store.settle",
-        "store.rescue",
-        "store.promote",
-    }
+    | {"store.owed", "store.places", "store.follow", "store.add", "store.lanes", "store.claim", "store.finish"}
+    | {"store.settle", "store.rescue", "store.promote"}
     | {"store.control", "store.workers", "store.listing", "store.read", "store.output", "store.prune"}
     | {"store.roster", "store.desk", "store.caller", "store.vitals", "store.sql"},
     # 4 the doorkeeper
