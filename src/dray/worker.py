@@ -275,7 +275,7 @@ class Worker:
 
     def _nothing_to_do(self) -> None:
         self._pace.idle()
-        if not self.limits.burst:
+        if not self.limits.burst or self._intake.wait(time.monotonic()) <= 0:  # what has just been settled is news
             return
         if self._upkeep is not None and self.store.promote().ready:
             self._intake.hint()  # a waiting job has just come due

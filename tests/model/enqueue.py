@@ -13,8 +13,8 @@ from tests.model.model import SECOND
 from tests.model.story import QUEUES, TASKS, Story
 
 KEYS = ("invoice-7", "Invoice-7")
-GROUPS = ()
-LIMITS: dict[str, str] = {}
+GROUPS = ("ann", "bob")
+LIMITS = {"one": "1", "two": "2", "ann": "2"}  # by name: how many at once
 PRIORITIES = (100, 100, 100, 0)
 # More often something ordinary, so that the odd ones meet many others.
 WHEN = st.sampled_from([None, None, None, 0.0, 1.0, 60.0, -5.0])

@@ -27,7 +27,17 @@ FLOORS: list[set[str]] = [
     # 3 behind the door: what the store stands on, its chapters, and what puts them together
     {"store.dialects", "store.tables", "store.view", "store.connect", "store.lines", "store.wakeup", "store.filters"}
     | {"store.schema", "store.migrations", "store.migrations.*"}
-    | {"store.owed", "store.places", "store.follow", "store.add", "store.lanes", "store.claim", "store.finish"}
+    | {
+        "store.owed",
+        "store.places",
+        "store.gates",
+        "store.limits",
+        "store.follow",
+        "store.add",
+        "store.lanes",
+        "store.claim",
+        "store.finish",
+    }
     | {"store.settle", "store.rescue", "store.promote"}
     | {"store.control", "store.workers", "store.listing", "store.read", "store.output", "store.prune"}
     | {"store.roster", "store.desk", "store.caller", "store.vitals", "store.sql"},
@@ -68,13 +78,23 @@ NEIGHBOURS: dict[str, set[str]] = {
     "store.migrations.steps": {"store.tables"},
     "store.migrations.versions.*": {"store.migrations.steps"},
     "store.owed": {"store.tables"},
+    "store.gates": {"store.owed", "store.places", "store.tables"},
+    "store.limits": {"store.gates", "store.owed", "store.places", "store.tables"},
     "store.follow": {"store.claim", "store.tables"},
     "store.places": {"store.owed", "store.tables"},
     "store.add": {"store.owed", "store.tables"},
     "store.lanes": {"store.tables"},
     "store.claim": {"store.tables", "store.lanes"},
     "store.finish": {"store.owed", "store.tables"},
-    "store.settle": {"store.connect", "store.owed", "store.places", "store.tables", "store.wakeup"},
+    "store.settle": {
+        "store.gates",
+        "store.limits",
+        "store.connect",
+        "store.owed",
+        "store.places",
+        "store.tables",
+        "store.wakeup",
+    },
     "store.promote": {"store.owed", "store.places", "store.tables"},
     "store.control": {"store.owed", "store.places", "store.tables"},
     "store.workers": {"store.tables"},

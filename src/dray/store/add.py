@@ -115,6 +115,7 @@ def add(connection: Connection, tables: Tables, jobs: Sequence[NewJob]) -> tuple
         for one, job in zip(ids, chunk, strict=True):
             if job.waits and one.state is State.BLOCKED:
                 _owe(owed, one.id, job)
+        owed.rulings |= set({job.limit: one.id for one, job in zip(ids, chunk, strict=True) if job.limit}.values())
         edges = [edge for one, job in zip(ids, chunk, strict=True) for edge in _edges(one.id, job)]
         if edges:
             connection.execute(insert(tables.edges), edges)

@@ -25,16 +25,18 @@ class Owed:
     ended     jobs that ended: others may wait for them
     waiting   jobs that wait for others: perhaps those have ended already
     groups    hashes of groups whose head has gone, or that somebody has joined
+    rulings   new jobs that say how much their limit allows
     limits    hashes of limits of which a share was given back, or that somebody has joined
     """
 
     ended: set[int] = field(default_factory=set)
     waiting: set[int] = field(default_factory=set)
     groups: set[int] = field(default_factory=set)
+    rulings: set[int] = field(default_factory=set)
     limits: set[int] = field(default_factory=set)
 
     def __bool__(self) -> bool:
-        return bool(self.ended or self.waiting or self.groups or self.limits)
+        return any(getattr(self, each.name) for each in fields(self))
 
     def add(self, other: Owed) -> None:
         """Owe this, too."""

@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 from dray import events
 from dray.errors import StoreError
 from dray.job import Ready
+from dray.store import gates, limits
 from dray.store.connect import Database
 from dray.store.owed import Owed, forget, left_behind, note
 from dray.store.places import Placed
@@ -41,7 +42,11 @@ class Step(NamedTuple):
 
 
 # In the order in which jobs pass the stations: what one step lets go on, the next may let through.
-STEPS: tuple[Step, ...] = ()
+STEPS = (
+    Step("groups", gates.open_groups, gates.let_heads),
+    Step("rulings", limits.newer_rules, limits.take_rules),
+    Step("limits", limits.waited_for, limits.give_shares),
+)
 
 
 class Settler:

@@ -205,8 +205,10 @@ class Tables:
             Column("kind", SmallInteger, nullable=False),
             Column("name", NAME, nullable=False),
             Column("rule", String(64)),
-            Column("spent_until", BigInteger),  # the starts that a rate allows are used up until then
+            Column("spent", LONG),  # the starts that a rate has allowed lately
+            Column("opens_at", BigInteger),  # when it will allow the next, if somebody waits for that
             Column("made_at", BigInteger, nullable=False),
+            Index(f"{prefix}gates_opens", "opens_at"),
         )
         self.halts = self._table(  # failed jobs whose group stands still because of them
             "halts",

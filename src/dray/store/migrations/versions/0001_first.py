@@ -274,8 +274,10 @@ def _gates(steps: Steps) -> Table:
         Column("kind", SmallInteger, nullable=False),
         Column("name", NAME, nullable=False),
         Column("rule", String(64)),
-        Column("spent_until", BigInteger),
+        Column("spent", LONG),
+        Column("opens_at", BigInteger),
         Column("made_at", BigInteger, nullable=False),
+        Index(f"{steps.prefix}gates_opens", "opens_at"),
         **OPTIONS,
     )
 

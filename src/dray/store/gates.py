@@ -1,0 +1,120 @@
+"""Letting jobs out of the lines of groups and limits: the only place where one that waits comes to hold something.
+
+Whoever lets somebody out locks the gate first and looks in a statement of its own afterwards, so that it sees what all before
+it have done. What holds a gate is counted among the jobs themselves; nothing is counted in the gate's row, which is only there
+to be locked. Those who give something back need no lock: the number of those who hold can only fall.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, and_
+
+from dray.stations import GROUP, LIMIT, Held
+from dray.store.places import COLUMNS, Placed, Traveller, send_on
+from dray.store.tables import BLOCKED, Tables, document
+
+KINDS = {GROUP: 1, LIMIT: 2}
+
+# --- locks ----------------------------------------------------------------------------------------------------------------
+
+
+class Gate(NamedTuple):
+    """A gate whose row is locked by this transaction."""
+
+    hash: int
+    rule: str | None
+    spent: str | None
+
+
+_LOCK = {
+    "sqlite": "SELECT {columns} FROM {rows} JOIN {gates} g ON g.gate_hash = d.i",
+    "postgresql": (
+        "SELECT {columns} FROM {gates} g WHERE g.gate_hash = ANY(ARRAY(SELECT d.i FROM {rows}))"
+        " ORDER BY g.gate_hash FOR NO KEY UPDATE"
+    ),
+    "mysql": ("SELECT {columns} FROM {rows} STRAIGHT_JOIN {gates} g FORCE INDEX (PRIMARY) ON g.gate_hash = d.i FOR UPDATE"),
+}
+_COLUMNS = "g.gate_hash, g.rule, g.spent"
+_MAKE = {
+    "sqlite": ("INSERT OR IGNORE INTO", ""),
+    "postgresql": ("INSERT INTO", " ON CONFLICT DO NOTHING"),
+    "mysql": ("INSERT IGNORE INTO", ""),
+}
+
+
+def lock(connection: Connection, tables: Tables, kind: str, hashes: Iterable[int]) -> list[Gate]:
+    """Lock these gates in ascending order; those that somebody waits at and that are not there yet are made."""
+    wanted = sorted(set(hashes))
+    found = _locked(connection, tables, wanted)
+    missing = sorted(set(wanted).difference(gate.hash for gate in found))
+    if not missing:
+        return found
+    _make(connection, tables, kind, missing)
+    # All anew: a lock on the new ones alone would be out of order.
+    return _locked(connection, tables, wanted)
+
+
+def _locked(connection: Connection, tables: Tables, hashes: Sequence[int]) -> list[Gate]:
+    template = _LOCK[tables.dialect.name].replace("{rows}", tables.dialect.rows({"i": "int"})).replace("{columns}", _COLUMNS)
+    rows = connection.execute(tables.text(template), {"doc": document(hashes)})
+    return [Gate(*row) for row in rows]
+
+
+def _make(connection: Connection, tables: Tables, kind: str, hashes: Sequence[int]) -> None:
+    """Write the rows of gates, named as the jobs name them that wait there. Of two who do it at once one does."""
+    insert, otherwise = _MAKE[tables.dialect.name]
+    first = (
+        f"(SELECT w.id FROM {{jobs}} w WHERE w.{kind}_hash = d.i AND w.{kind}_held = {int(Held.WAITS)}"
+        f" ORDER BY w.{_ORDER[kind]}, w.id LIMIT 1)"
+    )
+    statement = (
+        f"{insert} {{gates}} (gate_hash, kind, name, rule, made_at)"
+        f" SELECT d.i, {KINDS[kind]}, j.{kind}_name, {'j.limit_rule' if kind == LIMIT else 'NULL'}, {{now}}"
+        f" FROM {tables.dialect.rows({'i': 'int'})} JOIN {{jobs}} j ON j.id = {first}{otherwise}"
+    )
+    connection.execute(tables.text(statement), {"doc": document(hashes)})
+
+
+_ORDER = {GROUP: "group_rank", LIMIT: "priority"}
+
+# --- groups ---------------------------------------------------------------------------------------------------------------
+
+_LINE = f"{{jobs}} w WHERE w.group_hash = d.i AND w.group_held = {int(Held.WAITS)}"
+_HEADLESS = (
+    "NOT EXISTS (SELECT 1 FROM {jobs} h WHERE h.group_hash = d.i AND h.group_held >= 1)"
+    " AND NOT EXISTS (SELECT 1 FROM {halts} s WHERE s.group_hash = d.i)"
+)
+_OPEN = f"SELECT d.i FROM {{rows}} WHERE EXISTS (SELECT 1 FROM {_LINE}) AND {_HEADLESS}"
+_FIRST = f"SELECT (SELECT w.id FROM {_LINE} ORDER BY w.group_rank, w.id LIMIT 1) FROM {{rows}} WHERE {_HEADLESS}"
+
+
+def open_groups(connection: Connection, tables: Tables, groups: Sequence[int]) -> list[int]:
+    """Those of these groups in which somebody waits and nobody is at the head."""
+    return [row[0] for row in connection.execute(with_rows(tables, _OPEN), {"doc": document(groups)})]
+
+
+def let_heads(connection: Connection, tables: Tables, groups: Sequence[int]) -> Placed:
+    """Let the first of each group's line to its head, unless somebody is there or the group stands still (S2.58, S2.60)."""
+    lock(connection, tables, GROUP, groups)
+    found = connection.execute(with_rows(tables, _FIRST), {"doc": document(groups)})
+    return let_out(connection, tables, GROUP, sorted(row[0] for row in found if row[0] is not None))
+
+
+def let_out(connection: Connection, tables: Tables, kind: str, ids: Sequence[int]) -> Placed:
+    """Let these out of their lines, if they still stand there: an operator may have been faster."""
+    if not ids:
+        return Placed()
+    columns = ", ".join(f"j.{name}" for name in (*COLUMNS, "state"))
+    locked = connection.execute(tables.text(tables.dialect.lock_ids("{jobs}", columns)), {"doc": document(ids)}).all()
+    place = COLUMNS.index(f"{kind}_held")
+    still = [row for row in locked if row[place] == Held.WAITS and row[-1] == BLOCKED]
+    let = [Traveller(*(*row[:place], int(Held.HOLDS), *row[place + 1 : -1])) for row in still]
+    held = tables.jobs.c[f"{kind}_held"]
+    return send_on(connection, tables, let, and_(tables.jobs.c.state == BLOCKED, held == int(Held.WAITS)))
+
+
+def with_rows(tables: Tables, template: str) -> Any:
+    return tables.text(template.replace("{rows}", tables.dialect.rows({"i": "int"})))

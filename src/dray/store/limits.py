@@ -1,0 +1,170 @@
+"""Shares of limits: how many more may start, of those that wait, and when the next may if a rate forbids it now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+from sqlalchemy import Connection, func, select, text, update
+
+from dray.errors import BadOption
+from dray.options import Limit
+from dray.stations import LIMIT, Held
+from dray.store.gates import Gate, let_out, lock, with_rows
+from dray.store.owed import Owed
+from dray.store.places import Placed
+from dray.store.tables import READY, Tables
+
+AT_ONCE = 100  # lines that are looked at with one statement
+_LINE = f"{{jobs}} w WHERE w.limit_hash = d.i AND w.limit_held = {int(Held.WAITS)}"
+_HELD = f"SELECT count(*) FROM {{jobs}} h WHERE h.limit_hash = d.i AND h.limit_held = {int(Held.HOLDS)}"
+_WAITED_FOR = f"SELECT d.i FROM {{rows}} WHERE EXISTS (SELECT 1 FROM {_LINE})"
+_COUNTS = f"SELECT d.i, ({_HELD}) AS held, ({_HELD} AND h.state = {READY}) AS unstarted, {{now}} AS now FROM {{rows}}"
+_FIRST = (
+    f"SELECT * FROM (SELECT w.id FROM {{jobs}} w WHERE w.limit_hash = %d AND w.limit_held = {int(Held.WAITS)}"
+    " ORDER BY w.priority, w.id LIMIT %d) AS l"
+)
+_NEWER = (
+    "SELECT j.limit_hash, j.limit_rule FROM {rows} JOIN {jobs} j ON j.id = d.i JOIN {gates} g ON g.gate_hash = j.limit_hash"
+    " WHERE g.rule <> j.limit_rule"
+)
+
+
+def waited_for(connection: Connection, tables: Tables, limits: Sequence[int]) -> list[int]:
+    """Those of these limits for which somebody waits."""
+    return [row[0] for row in connection.execute(with_rows(tables, _WAITED_FOR), {"doc": _document(limits)})]
+
+
+def give_shares(connection: Connection, tables: Tables, limits: Sequence[int]) -> Placed:
+    """Give the free shares of these limits to those that wait for them, the most urgent first."""
+    gates = lock(connection, tables, LIMIT, limits)
+    counts = connection.execute(with_rows(tables, _COUNTS), {"doc": _document(limits)}).all()
+    taken = {row[0]: row for row in counts}
+    rooms = [_room(gate, *taken[gate.hash][1:]) for gate in gates]
+    chosen = _first_of(connection, tables, rooms)
+    for room in rooms:
+        room.use(len(chosen.get(room.gate.hash, ())))
+        _remember(connection, tables, room)
+    return let_out(connection, tables, LIMIT, sorted(id for ids in chosen.values() for id in ids))
+
+
+def newer_rules(connection: Connection, tables: Tables, ids: Sequence[int]) -> list[int]:
+    """Those of these new jobs that bring other numbers for their limit than it has."""
+    found = connection.execute(with_rows(tables, _NEWER), {"doc": _document(ids)}).all()
+    return list(ids) if found else []
+
+
+def take_rules(connection: Connection, tables: Tables, ids: Sequence[int]) -> Placed:
+    """Let the limits have the numbers that these jobs bring: the latest enqueue decides."""
+    found = connection.execute(with_rows(tables, _NEWER), {"doc": _document(ids)}).all()
+    rules = {row[0]: row[1] for row in found}
+    gates = tables.gates
+    for gate in lock(connection, tables, LIMIT, rules):
+        connection.execute(update(gates).where(gates.c.gate_hash == gate.hash).values(rule=rules[gate.hash]))
+    return Placed(owed=Owed(limits=set(rules)))
+
+
+def opening(connection: Connection, tables: Tables) -> float | None:
+    """Seconds until a rate allows the next start of a job that waits for it; None: nobody waits for that."""
+    first = connection.execute(select(func.min(tables.gates.c.opens_at) - tables.now())).scalar()
+    return None if first is None else first / 1_000_000
+
+
+def open_again(connection: Connection, tables: Tables, limit: int = 500) -> tuple[int, Owed]:
+    """Owe a look at the limits of which a rate allows more starts by now; gives how many these are."""
+    gates = tables.gates
+    due = select(gates.c.gate_hash).where(gates.c.opens_at <= tables.fixed_now()).order_by(gates.c.gate_hash).limit(limit)
+    hashes = sorted(connection.execute(tables.dialect.lock(due)).scalars())
+    if hashes:
+        connection.execute(update(gates).where(gates.c.gate_hash.in_(hashes)).values(opens_at=None))
+    return len(hashes), Owed(limits=set(hashes))
+
+
+# --- how much room there is ---------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Room:
+    """What a limit allows at this moment.
+
+    spent    the starts of the last `per` seconds: when, and how many
+    """
+
+    gate: Gate
+    rule: Limit
+    now: int
+    free: int
+    spent: list[tuple[int, int]]
+    used: int = 0
+
+    def use(self, count: int) -> None:
+        self.used = count
+
+    @property
+    def opens_at(self) -> int | None:
+        """When a rate will allow more, if it is what keeps the next one."""
+        if self.rule.rate is None or self.used < self.free:
+            return None
+        first = self._starts[0][0] if self._starts else self.now
+        return first + round(self.rule.per * 1_000_000)
+
+    @property
+    def _starts(self) -> list[tuple[int, int]]:
+        return [*self.spent, *([(self.now, self.used)] if self.used else [])]
+
+    def spent_now(self) -> str:
+        return msgspec.json.encode(self._starts).decode()
+
+
+def _room(gate: Gate, held: int, unstarted: int, now: int) -> _Room:
+    rule = _rule(gate)
+    free = 2**31 if rule.most is None else rule.most - held
+    spent: list[tuple[int, int]] = []
+    if rule.rate is not None:
+        since = now - round(rule.per * 1_000_000)
+        spent = [one for one in _spent(gate) if one[0] > since]
+        # Those let through long ago that nobody has started yet would else start together with as many new ones.
+        free = min(free, rule.rate - max(sum(count for _, count in spent), unstarted))
+    return _Room(gate, rule, now, max(0, free), spent)
+
+
+def _rule(gate: Gate) -> Limit:
+    try:
+        return Limit.parse("limit", gate.rule or "1")
+    except BadOption:  # written by a hand: careful is better than sorry
+        return Limit("limit", 1)
+
+
+def _spent(gate: Gate) -> list[tuple[int, int]]:
+    try:
+        return msgspec.json.decode(gate.spent or "[]", type=list[tuple[int, int]])
+    except msgspec.DecodeError:
+        return []
+
+
+def _first_of(connection: Connection, tables: Tables, rooms: Iterable[_Room]) -> dict[int, list[int]]:
+    """The first of each line, as many as there is room for. One statement for many lines: their number differs."""
+    chosen: dict[int, list[int]] = {}
+    open_ones = [room for room in rooms if room.free > 0]
+    names = tables.names()
+    for start in range(0, len(open_ones), AT_ONCE):
+        some = open_ones[start : start + AT_ONCE]
+        looks = [
+            f"SELECT {room.gate.hash} AS h, x.id FROM ({_FIRST % (room.gate.hash, min(room.free, 1000))}) AS x" for room in some
+        ]
+        for hash, id in connection.execute(text(" UNION ALL ".join(looks).format_map(names))):
+            chosen.setdefault(hash, []).append(id)
+    return chosen
+
+
+def _remember(connection: Connection, tables: Tables, room: _Room) -> None:
+    if room.rule.rate is None:
+        return
+    gates = tables.gates
+    values = {"spent": room.spent_now(), "opens_at": room.opens_at}
+    connection.execute(update(gates).where(gates.c.gate_hash == room.gate.hash).values(**values))
+
+
+def _document(ids: Iterable[int]) -> str:
+    return msgspec.json.encode([{"i": id} for id in ids]).decode()
