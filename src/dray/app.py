@@ -247,7 +247,7 @@ class Dray:
         if (options.on_failure or defaults.on_failure) == "halt":
             flags |= Flag.HALT
         if options.on_parent_failure == "cancel":
-            flags |= Flag.CANCEL_CHILDREN
+            flags |= Flag.CANCELS_WITH_PARENTS
         strict = defaults.strict_order if options.strict_order is None else options.strict_order
         return replace(
             job,

@@ -65,7 +65,7 @@ class Flag(IntFlag):
     HALT = 32  # its group stands still when it fails, until a person has looked
     DEADLINE = 64  # at its expiry it is also cancelled while it runs
     MASTER = 128  # what becomes of the jobs it spawned does not become its own outcome
-    CANCEL_CHILDREN = 256  # jobs that wait for its success are cancelled when it fails
+    CANCELS_WITH_PARENTS = 256  # it is cancelled when a job that it needs fails
 
 
 @lru_cache(maxsize=4096)

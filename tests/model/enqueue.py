@@ -37,12 +37,14 @@ class Wish:
     group: str | None
     strict: bool
     limit: str | None
+    after: tuple[int, ...]  # places of the jobs that it needs
+    when: str
 
     def __repr__(self) -> str:
         said = [name for name in Wish.__dataclass_fields__ if getattr(self, name)]
         return f"Wish({', '.join(f'{name}={getattr(self, name)!r}' for name in said)})"
 
-    def job(self, now: int) -> NewJob:
+    def job(self, now: int, parents: Sequence[int] = ()) -> NewJob:
         # Only an instant can have passed already.
         dated = self.delay is not None and (self.dated or self.delay < 0)
         return NewJob(
@@ -60,6 +62,8 @@ class Wish:
             group=self.group,
             rank=0 if self.strict and self.group else None,
             limit=self.limit,
+            after=tuple(sorted(parents)),
+            when=self.when,
             limit_rule=None if self.limit is None else LIMITS[self.limit],
         )
 
@@ -75,10 +79,12 @@ WISHES = st.builds(
     owner=st.sampled_from([None, "ann"]),
     labels=st.sampled_from([(), (("shop", "1"),), (("shop", "2"), ("kind", "bill"))]),
     max_attempts=st.sampled_from([None, 1, 2]),
-    flags=st.sampled_from([Flag(0), Flag(0), Flag.FAIL_ON_CRASH, Flag.HALT]),
+    flags=st.sampled_from([Flag(0), Flag(0), Flag.FAIL_ON_CRASH, Flag.HALT, Flag.CANCELS_WITH_PARENTS]),
     group=st.sampled_from([None, None, *GROUPS]),
     strict=st.sampled_from([False, False, True]),
     limit=st.sampled_from([None, None, None, *LIMITS]),
+    after=st.sampled_from([(), (), (0,), (1, 3)]),
+    when=st.sampled_from(["all_succeeded", "all_succeeded", "all_done"]),
 )
 
 
@@ -89,7 +95,7 @@ class Enqueueing(Story):
 
     @rule(wishes=st.lists(WISHES, min_size=1, max_size=4))
     def enqueue(self, wishes: list[Wish]) -> None:
-        jobs, rings = [wish.job(self.model.now) for wish in wishes], self.world.rings
+        jobs, rings = self.wished(wishes), self.world.rings
         added = self.store.add(jobs)
         self.committed(added, jobs)
         ready = [Ready(one.id, job.queue, job.priority) for one, job in zip(added, jobs, strict=True) if one.state == "ready"]
@@ -97,7 +103,7 @@ class Enqueueing(Story):
 
     @rule(wishes=st.lists(WISHES, min_size=1, max_size=3), commits=st.booleans())
     def enqueue_in_a_transaction_of_the_caller(self, wishes: list[Wish], commits: bool) -> None:
-        jobs, rings = [wish.job(self.model.now) for wish in wishes], self.world.rings
+        jobs, rings = self.wished(wishes), self.world.rings
         with self.world.caller.connect() as connection:
             added = self.store.add_within(connection, jobs)
             assert [one.id for one in added] == sorted(one.id for one in added)
@@ -110,6 +116,9 @@ class Enqueueing(Story):
             settled = self.model.settle()
             self.world.wait_until_settled()
         assert (self.world.rings > rings) == bool(commits and (ready or settled))
+
+    def wished(self, wishes: Sequence[Wish]) -> list[NewJob]:
+        return [wish.job(self.model.now, self.jobs(wish.after)) for wish in wishes]
 
     def committed(self, added: Sequence[Added], jobs: Sequence[NewJob]) -> None:
         """The ids are new, in the order of the jobs, and each job is where the answer says."""

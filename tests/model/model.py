@@ -12,6 +12,7 @@ from typing import Any
 
 from dray.job import Flag, Lease, NewJob, Ready, Reason, State
 from dray.stations import GROUP, LIMIT, gate_hash
+from dray.store.edges import ALL_DONE, ALL_SUCCEEDED, OR_CANCEL, WAIVED
 from tests.model.verdict import Run, verdict
 
 SECOND = 1_000_000
@@ -80,6 +81,26 @@ class Job:
 
 
 @dataclass
+class Edge:
+    """What one job waits for in another."""
+
+    policy: int  # as in `store.edges`
+    outcome: State | None = None  # how that one ended, when it was last looked at
+
+    @property
+    def met(self) -> bool:
+        return (
+            self.policy == WAIVED or self.outcome == State.SUCCEEDED or (self.policy == ALL_DONE and self.outcome is not None)
+        )
+
+    @property
+    def hopeless(self) -> bool:
+        if self.policy in (WAIVED, ALL_DONE):
+            return False
+        return self.outcome is State.CANCELLED or (self.policy == OR_CANCEL and self.outcome is State.FAILED)
+
+
+@dataclass
 class Worker:
     """One that may claim as long as it is alive."""
 
@@ -132,6 +153,7 @@ class Model:
     lines: list[tuple[int, int, str]] = field(default_factory=list)
     as_claimed: dict[Lease, Job] = field(default_factory=dict)
     halts: dict[str, set[int]] = field(default_factory=dict)  # groups that stand still, and the failed jobs they do it for
+    edges: dict[tuple[int, int], Edge] = field(default_factory=dict)  # who waits, for whom
     newest: int = 0  # the last id that was given out
 
     def where(self, *states: State, worker: int | None = None) -> list[Job]:
@@ -152,11 +174,23 @@ class Model:
         self.jobs[id] = job
         if new.labels:
             self.labels[id] = dict(new.labels)
-        if run_at is not None and run_at > self.now:
-            job.state = State.SCHEDULED
+        policy = ALL_DONE if new.when == "all_done" else OR_CANCEL if Flag.CANCELS_WITH_PARENTS in job.flags else ALL_SUCCEEDED
+        self.edges |= {(id, parent): Edge(policy) for parent in new.after}
+        if new.after:
+            job.flags |= Flag.PARENTS
+            self.wait_for_parents(job)
         else:
-            self.pass_on(job)
+            self.wait_for_its_time(job)
         return job.state
+
+    def wait_for_parents(self, job: Job) -> None:
+        job.state, job.reason, job.ready_at, job.group_held, job.limit_held = State.BLOCKED, Reason.PARENTS, None, None, None
+
+    def wait_for_its_time(self, job: Job) -> list[Ready]:
+        if job.run_at is not None and job.run_at > self.now:
+            job.state, job.reason, job.ready_at = State.SCHEDULED, None, None
+            return []
+        return self.pass_on(job)
 
     def pass_on(self, job: Job) -> list[Ready]:
         """Let a job go on to ready, or to the first station that keeps it."""
@@ -166,7 +200,36 @@ class Model:
         return [Ready(job.id, job.queue, job.priority)] if job.reason is None else []
 
     def settle(self) -> list[Ready]:
-        """After a commit: who may go on now. Groups first, since their heads then stand before their limits."""
+        """After a commit: who may go on now, station by station."""
+        ready: list[Ready] = []
+        while freed := next((job for job in self.where(State.BLOCKED) if self.is_freed(job)), None):
+            doom = self.doom(freed)
+            if doom is None:
+                ready += self.wait_for_its_time(freed)
+            else:
+                freed.state, freed.reason, freed.finished_at, freed.note = State.CANCELLED, None, self.now, doom
+        return ready + self.settle_gates()
+
+    def is_freed(self, job: Job) -> bool:
+        """Whether its parents keep it no longer, one way or the other."""
+        if job.reason is not Reason.PARENTS:
+            return False
+        mine = {parent: edge for (id, parent), edge in self.edges.items() if id == job.id}
+        for parent, edge in mine.items():
+            state = self.jobs[parent].state
+            edge.outcome = state if state.ended else None
+        return self.doom(job) is not None or all(edge.met for edge in mine.values())
+
+    def doom(self, job: Job) -> str | None:
+        """Why it can never start; None: it can."""
+        hopeless = [parent for (id, parent), edge in self.edges.items() if id == job.id and edge.hopeless]
+        if not hopeless:
+            return None
+        how = "failed" if self.jobs[min(hopeless)].state is State.FAILED else "was cancelled"
+        return f"job {min(hopeless)}, which it needs, {how}"
+
+    def settle_gates(self) -> list[Ready]:
+        """Groups first, since their heads then stand before their limits."""
         ready: list[Ready] = []
         for name in sorted({job.group_name for job in self.jobs.values() if job.group_name is not None}):
             line = [job for job in self.where(State.BLOCKED) if job.group_name == name and job.group_held == 0]
@@ -329,12 +392,19 @@ class Model:
         """What ended long enough ago, the oldest first."""
         before = self.now - round(older_than * SECOND)
         old = [job for job in self.where(state) if job.finished_at is not None and job.finished_at < before]
+        old = [job for job in old if not self.is_needed(job)]
         return sorted(old, key=lambda job: (job.finished_at, job.id))
+
+    def is_needed(self, job: Job) -> bool:
+        """Whether somebody waits for it, or stands still because of it."""
+        waits = any(parent == job.id and not self.jobs[id].state.ended for id, parent in self.edges)
+        return waits or job.id in self.halts.get(job.group_name or "", ())
 
     def prune(self, state: State, older_than: float, limit: int) -> int:
         """Forget the oldest of them, and all that is kept about them."""
         gone = {job.id for job in self.prunable(state, older_than)[:limit]}
         self.jobs = {id: job for id, job in self.jobs.items() if id not in gone}
+        self.edges = {(id, parent): edge for (id, parent), edge in self.edges.items() if id not in gone}
         self.labels = {id: labels for id, labels in self.labels.items() if id not in gone}
         self.attempts = {lease: attempt for lease, attempt in self.attempts.items() if lease.id not in gone}
         self.lines = [line for line in self.lines if line[0] not in gone]

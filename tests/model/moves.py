@@ -52,6 +52,7 @@ def release(model: Model, job: Job) -> State | None:
 
 
 def retry(model: Model, job: Job, force: bool) -> State | None:
+    before = job.state
     if job.state is State.READY:
         return job.state
     if job.state.ended and (force or job.state is not State.SUCCEEDED):
@@ -66,7 +67,10 @@ def retry(model: Model, job: Job, force: bool) -> State | None:
     elif job.state not in DUE:
         return None
     job.run_at = None
-    model.pass_on(job)
+    if before.ended and Flag.PARENTS in job.flags:
+        model.wait_for_parents(job)
+    else:
+        model.pass_on(job)
     return job.state
 
 

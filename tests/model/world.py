@@ -21,10 +21,11 @@ SIDES = (
     " FROM {labels} UNION ALL SELECT 'attempt', job_id, fence, attempt, state, worker_id, error, '' FROM {attempts}"
     " UNION ALL SELECT 'line', job_id, fence, 0, 0, 0, line, '' FROM {output}"
     " UNION ALL SELECT 'halt', job_id, 0, 0, 0, 0, '', '' FROM {halts}"
+    " UNION ALL SELECT 'edge', job_id, needs_id, policy, COALESCE(outcome, 0), 0, '', '' FROM {edges}"
     " UNION ALL SELECT 'note', id, 0, 0, 0, 0, owed, '' FROM {unsettled}"
     " UNION ALL SELECT 'worker', id, 0, 0, state, 0, queues, '' FROM {workers}"
 )
-TABLES = ("jobs", "history", "labels", "attempts", "output", "workers", "gates", "halts", "unsettled")
+TABLES = ("jobs", "history", "labels", "attempts", "output", "workers", "gates", "halts", "edges", "unsettled")
 FIELDS = tuple(Job.__dataclass_fields__)
 
 
@@ -122,6 +123,8 @@ def check_sides(model: Model, sides: list[tuple[Any, ...]]) -> None:
         kinds[kind].append(tuple(values))
     assert not kinds["note"], f"{kinds['note']} was left unsettled"
     assert {row[0] for row in kinds["halt"]} == {id for ids in model.halts.values() for id in ids}
+    edges = {(id, parent): (edge.policy, edge.outcome) for (id, parent), edge in model.edges.items()}
+    assert {(row[0], row[1]): (row[2], STATE_OF[row[3]] if row[3] else None) for row in kinds["edge"]} == edges
     labels = [(id, name, value) for id, named in model.labels.items() for name, value in named.items()]
     assert sorted((row[0], row[5], row[6]) for row in kinds["label"]) == sorted(labels)
     attempts = {Lease(row[0], row[1]): (row[2], STATE_OF[row[3]], row[4], row[5]) for row in kinds["attempt"]}

@@ -11,11 +11,11 @@ from sqlalchemy import Connection, insert, select
 
 from dray.job import Added, Flag, NewJob, State, name_hash
 from dray.stations import GROUP, LIMIT, enter, gate_hash
+from dray.store import edges
 from dray.store.owed import Owed
 from dray.store.tables import REASON, STATE, STATE_OF, Tables
 
 CHUNK = 1000  # jobs in one statement
-POLICIES = {"all_succeeded": 0, "all_done": 1}
 CHUNK_BYTES = 4_000_000  # MariaDB takes packets of 16 MB unless told otherwise
 
 _FIELDS = {
@@ -107,6 +107,7 @@ def add(connection: Connection, tables: Tables, jobs: Sequence[NewJob]) -> tuple
     shared lock, so it never waits for another producer, nor makes one wait, however long the transaction is. That is why a job
     of a group always joins the end of the line, even if nobody stands in it.
     """
+    edges.check_parents(connection, tables, jobs)
     added: list[Added] = []
     owed = Owed()
     for chunk in _chunks(jobs):
@@ -116,9 +117,9 @@ def add(connection: Connection, tables: Tables, jobs: Sequence[NewJob]) -> tuple
             if job.waits and one.state is State.BLOCKED:
                 _owe(owed, one.id, job)
         owed.rulings |= set({job.limit: one.id for one, job in zip(ids, chunk, strict=True) if job.limit}.values())
-        edges = [edge for one, job in zip(ids, chunk, strict=True) for edge in _edges(one.id, job)]
-        if edges:
-            connection.execute(insert(tables.edges), edges)
+        needed = [edge for one, job in zip(ids, chunk, strict=True) for edge in _edges(one.id, job)]
+        if needed:
+            connection.execute(insert(tables.edges), needed)
         labelled = [
             {"job_id": one.id, "name": name, "value": value, "label_hash": name_hash(f"{name}={value}")}
             for one, job in zip(ids, chunk, strict=True)
@@ -138,7 +139,13 @@ def _owe(owed: Owed, id: int, job: NewJob) -> None:
 
 def _edges(id: int, job: NewJob) -> Iterator[dict[str, int]]:
     for needed in job.after:
-        yield {"job_id": id, "needs_id": needed, "policy": POLICIES[job.when]}
+        yield {"job_id": id, "needs_id": needed, "policy": _policy(job)}
+
+
+def _policy(job: NewJob) -> int:
+    if job.when == "all_done":
+        return edges.ALL_DONE
+    return edges.OR_CANCEL if job.flags & Flag.CANCELS_WITH_PARENTS else edges.ALL_SUCCEEDED
 
 
 def is_one_statement(jobs: Sequence[NewJob]) -> bool:

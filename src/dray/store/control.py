@@ -7,15 +7,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
-    Table,
     and_,
     delete,
-    insert,
-    literal,
-    literal_column,
-    null,
     select,
     union_all,
     update,
@@ -23,6 +17,7 @@ from sqlalchemy import (
 
 from dray.job import Flag, Lease, Reason, State
 from dray.stations import Held, Place, enter
+from dray.store.ends import carry, ended
 from dray.store.owed import Owed
 from dray.store.places import Placed, Traveller, arrived, columns_of, send_on
 from dray.store.tables import (
@@ -102,11 +97,11 @@ Act = Callable[[Sequence[_Found]], Acted]
 
 def cancel(connection: Connection, tables: Tables, ids: Sequence[int], note: str | None = "cancelled") -> Moves:
     """End jobs that wait; ask running ones to end, which they hear at their next checkpoint."""
-    values = _ended(tables, note)
+    values = ended(tables, CANCELLED) | {"note": note}
 
     def act(found: Sequence[_Found]) -> Acted:
         waiting, running = _ids(found, WAITING), _ids(found, (RUNNING,))
-        _carry(connection, tables, tables.jobs, tables.history, waiting, WAITING, values)
+        carry(connection, tables, tables.jobs, tables.history, waiting, WAITING, values)
         flags = tables.jobs.c.flags.bitwise_or(int(Flag.CANCEL))
         _update(connection, tables, running, (RUNNING,), {"flags": flags})
         owed = Owed(ended=set(waiting))
@@ -175,40 +170,40 @@ def retry(connection: Connection, tables: Tables, ids: Sequence[int], *, force: 
         timed = [job.traveller() for job in found if job.state in (SCHEDULED, RETRYING)]
         expected = tables.jobs.c.state.in_((SCHEDULED, RETRYING))
         placed = send_on(connection, tables, timed, expected, {"run_at": None})
-        ended = [job for job in found if job.state in endings]
-        placed.add(_put_back(connection, tables, ended, endings))
-        moved = dict.fromkeys([*(one.id for one in timed), *(job.id for job in ended)], BLOCKED)
+        over = [job for job in found if job.state in endings]
+        placed.add(_put_back(connection, tables, over, endings))
+        moved = dict.fromkeys([*(one.id for one in timed), *(job.id for job in over)], BLOCKED)
         return Acted(_unmoved(found, (READY,)) | moved | {one.id: READY for one in placed.ready}, placed.owed)
 
     return _move(connection, tables, ids, act)
 
 
-def _put_back(connection: Connection, tables: Tables, ended: Sequence[_Found], endings: Collection[int]) -> Placed:
+def _put_back(connection: Connection, tables: Tables, over: Sequence[_Found], endings: Collection[int]) -> Placed:
     """Ended jobs start over, each at the first station that keeps it."""
-    heads = _halting(connection, tables, ended)
+    heads = _halting(connection, tables, over)
     places: defaultdict[Place, list[Traveller]] = defaultdict(list)
-    for job in ended:
+    for job in over:
         # Its group has stood still because of it: nobody else is at its head, and it goes on where it was.
         back = job.traveller()._replace(group_held=Held.HOLDS if job.id in heads else None, limit_held=None)
         place = PARENTS if job.flags & Flag.PARENTS else enter(back)
         places[place].append(back)
-    placed = Placed(owed=Owed(ended={job.id for job in ended}))
+    placed = Placed(owed=Owed(ended={job.id for job in over}))
     for place, some in places.items():
         values = _afresh(tables) | columns_of(place, tables) | {"run_at": None}
-        _carry(connection, tables, tables.history, tables.jobs, [one.id for one in some], endings, values)
+        carry(connection, tables, tables.history, tables.jobs, [one.id for one in some], endings, values)
         placed.add(arrived(place, some))
         if place is PARENTS:
             placed.owed.waiting |= {one.id for one in some}
     return placed
 
 
-def _halting(connection: Connection, tables: Tables, ended: Sequence[_Found]) -> set[int]:
+def _halting(connection: Connection, tables: Tables, over: Sequence[_Found]) -> set[int]:
     """Those whose groups stand still because they failed; no more, since they are run again."""
     halts = tables.halts
-    groups = {job.group_hash for job in ended if job.flags & Flag.HALT and job.group_hash is not None}
+    groups = {job.group_hash for job in over if job.flags & Flag.HALT and job.group_hash is not None}
     if not groups:
         return set()
-    mine = and_(halts.c.group_hash.in_(sorted(groups)), halts.c.job_id.in_(sorted(job.id for job in ended)))
+    mine = and_(halts.c.group_hash.in_(sorted(groups)), halts.c.job_id.in_(sorted(job.id for job in over)))
     found = connection.execute(select(halts.c.group_hash, halts.c.job_id).where(mine).order_by(halts.c.job_id)).all()
     connection.execute(delete(halts).where(mine))
     first = {row[0]: row[1] for row in reversed(found)}  # one head for each group, however many have failed in it
@@ -289,44 +284,7 @@ def _update(
         connection.execute(tables.dialect.by_primary_key(mine).values(**values))
 
 
-def _carry(
-    connection: Connection,
-    tables: Tables,
-    source: Table,
-    target: Table,
-    ids: Collection[int],
-    states: Collection[int],
-    values: Mapping[str, Any],
-) -> None:
-    """Carry locked rows from one table to the other, changing some of their columns."""
-    if not ids:
-        return
-    mine = select(*[_expression(source, column.name, values).label(column.name) for column in source.c])
-    # The sums keep SQLite and PostgreSQL from looking through all jobs of these states, by their index, for those with the ids.
-    mine = mine.where(source.c.id.in_(sorted(ids)), (source.c.state + literal_column("0")).in_(states))
-    connection.execute(insert(target).from_select([column.name for column in source.c], mine))
-    short = source.name.removeprefix(tables.prefix)
-    expected = f"j.state + 0 IN ({', '.join(map(str, states))})"
-    gone = tables.text(tables.dialect.delete_ids(f"{{{short}}}", where=expected))
-    connection.execute(gone, {"doc": document(sorted(ids))})
-
-
-def _expression(source: Table, name: str, values: Mapping[str, Any]) -> ColumnElement[Any]:
-    column = source.c[name]
-    if name not in values:
-        return column
-    value = values[name]
-    if value is None:
-        return null()
-    return value if isinstance(value, ColumnElement) else literal(value, column.type)
-
-
 # --- what a row becomes -------------------------------------------------------------------------------------
-
-
-def _ended(tables: Tables, note: str | None) -> dict[str, Any]:
-    gone = dict.fromkeys(("reason", "ready_at", "group_held", "limit_held"))
-    return {**gone, "state": CANCELLED, "finished_at": tables.now(), "note": note}
 
 
 def _afresh(tables: Tables) -> dict[str, Any]:

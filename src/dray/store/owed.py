@@ -38,6 +38,11 @@ class Owed:
     def __bool__(self) -> bool:
         return any(getattr(self, each.name) for each in fields(self))
 
+    @property
+    def only_ends(self) -> bool:
+        """Whether nothing was touched but jobs that ended."""
+        return not any(getattr(self, each.name) for each in fields(self) if each.name != "ended")
+
     def add(self, other: Owed) -> None:
         """Owe this, too."""
         for each in fields(self):

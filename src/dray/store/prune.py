@@ -17,7 +17,8 @@ def prune_batch(connection: Connection, tables: Tables, state: State, older_than
 
     The oldest go first, and all that is kept about them goes too. To be called, each time in a transaction of
     its own, until it gives 0: so no lock is held for long, whatever there is to delete. Rows that others have
-    locked, because they prune too or retry one of them, are passed over.
+    locked, because they prune too or retry one of them, are passed over. What a job still waits for, and what
+    a group stands still for, stays.
     """
     history = tables.history
     old = _old(tables, state, older_than).order_by(history.c.finished_at, history.c.id).limit(limit)
@@ -28,6 +29,7 @@ def prune_batch(connection: Connection, tables: Tables, state: State, older_than
     by_job = f"{tables.prefix}output_job"
     statements = (
         delete("{labels}", "job_id"),
+        delete("{edges}", "job_id"),
         delete("{attempts}", "job_id"),
         delete("{output}", "job_id", index=by_job),
         delete("{history}", where=f"j.state + 0 = {STATE[state]}"),  # the sum: by the ids, not by an index of states
@@ -69,7 +71,11 @@ def _old(tables: Tables, state: State, older_than: float) -> Select[tuple[int]]:
         raise BadOption(f"only ended jobs can be pruned; {state} is not an end")
     history = tables.history
     before = tables.fixed_now() - _microseconds(older_than)
-    return select(history.c.id).where(history.c.state == STATE[state], history.c.finished_at < before)
+    edges, jobs, halts = tables.edges, tables.jobs, tables.halts
+    needed = select(edges.c.job_id).join_from(edges, jobs, jobs.c.id == edges.c.job_id).where(edges.c.needs_id == history.c.id)
+    halting = select(halts.c.job_id).where(halts.c.group_hash == history.c.group_hash, halts.c.job_id == history.c.id)
+    old = select(history.c.id).where(history.c.state == STATE[state], history.c.finished_at < before)
+    return old.where(~needed.exists(), ~halting.exists())
 
 
 def _microseconds(seconds: float) -> int:

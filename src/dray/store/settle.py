@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from dray import events
 from dray.errors import StoreError
 from dray.job import Ready
-from dray.store import gates, limits
+from dray.store import edges, gates, limits
 from dray.store.connect import Database
 from dray.store.owed import Owed, forget, left_behind, note
 from dray.store.places import Placed
@@ -41,19 +41,20 @@ class Step(NamedTuple):
     act: Callable[[Connection, Tables, Sequence[int]], Placed]
 
 
-# In the order in which jobs pass the stations: what one step lets go on, the next may let through.
-STEPS = (
-    Step("groups", gates.open_groups, gates.let_heads),
-    Step("rulings", limits.newer_rules, limits.take_rules),
-    Step("limits", limits.waited_for, limits.give_shares),
-)
-
-
 class Settler:
     """Runs transactions that change facts, and settles what they owe."""
 
     def __init__(self, database: Database, tables: Tables, bell: Bell) -> None:
         self._database, self._tables, self._bell = database, tables, bell
+        self._dependents = edges.Dependents()
+        # In the order in which jobs pass the stations: what one step lets go on, the next may let through.
+        self._steps = (
+            Step("ended", self._dependents.look, edges.release),
+            Step("waiting", edges.still_waiting, edges.look_again),
+            Step("groups", gates.open_groups, gates.let_heads),
+            Step("rulings", limits.newer_rules, limits.take_rules),
+            Step("limits", limits.waited_for, limits.give_shares),
+        )
 
     def transact(self, work: Callable[[Connection], tuple[T, Owed]]) -> T:
         """Run a transaction that gives a result and what it owes; give the result when that has been settled.
@@ -70,7 +71,12 @@ class Settler:
         return result
 
     def note(self, connection: Connection, owed: Owed) -> int | None:
-        """Write down what a transaction owes, as a part of it."""
+        """Write down what a transaction owes, as a part of it.
+
+        Ends alone are noted only while there are edges: plain jobs leave no notes (docs/decisions/009).
+        """
+        if owed.only_ends and not self._dependents.seen:
+            return None
         return note(connection, self._tables, owed)
 
     def settle(self, owed: Owed, notes: Iterable[int] = ()) -> list[Ready]:
@@ -104,8 +110,8 @@ class Settler:
     def _work_off(self, owed: Owed) -> Iterator[list[Ready]]:
         left = Owed()
         left.add(owed)
-        while any(getattr(left, step.takes) for step in STEPS):
-            for step in STEPS:
+        while left:
+            for step in self._steps:
                 keys = sorted(getattr(left, step.takes))
                 getattr(left, step.takes).clear()
                 for start in range(0, len(keys), CHUNK):

@@ -1,0 +1,218 @@
+"""Jobs that wait for other jobs: what a parent's end means for those that need it.
+
+An edge is the unit of truth, not a count: it keeps how its parent ended, once that is known. Both sides act after their commit.
+Whoever ends a parent looks for edges, whoever makes a child looks at its parents; the later of the two commits sees the other.
+Only the children are locked, never the parents.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+from sqlalchemy import Connection, and_, select, update
+
+from dray.errors import UnknownJob
+from dray.job import NewJob, Reason
+from dray.store.ends import end_waiting
+from dray.store.owed import Owed
+from dray.store.places import COLUMNS, Placed, Traveller, send_on
+from dray.store.tables import BLOCKED, CANCELLED, FAILED, REASON, SCHEDULED, SUCCEEDED, Tables, document
+
+ALL_SUCCEEDED, ALL_DONE, OR_CANCEL, WAIVED, SPAWNED = range(5)  # policies of an edge
+PARENTS, CHILDREN = REASON[Reason.PARENTS], REASON[Reason.CHILDREN]
+
+_WAITS = f"c.state = {BLOCKED} AND c.reason IN ({PARENTS}, {CHILDREN})"
+_NEEDED = f"{{rows}} JOIN {{edges}} e ON e.needs_id = d.i JOIN {{jobs}} c ON c.id = e.job_id WHERE {_WAITS}"
+# And whether there are edges at all, in the same statement: as long as there are none, nobody makes notes of ends.
+_LOOK = f"SELECT DISTINCT d.i FROM {_NEEDED} UNION ALL SELECT -1 FROM (SELECT job_id FROM {{edges}} LIMIT 1) AS x"
+_CHILDREN = f"SELECT DISTINCT e.job_id FROM {_NEEDED}"
+_STILL = f"SELECT c.id FROM {{rows}} JOIN {{jobs}} c ON c.id = d.i WHERE {_WAITS}"
+
+# What has become of the parent, wherever it is now. One that is nowhere was deleted by a hand.
+_TRUTH = (
+    "SELECT e.job_id, e.needs_id, e.outcome, h.state AS ended, p.id AS live FROM {rows} JOIN {edges} e ON {on}"
+    " LEFT JOIN {history} h ON h.id = e.needs_id LEFT JOIN {jobs} p ON p.id = e.needs_id"
+)
+_UNMET = (
+    f"(e.policy <> {WAIVED} AND (e.outcome IS NULL OR (e.policy NOT IN ({ALL_DONE}, {SPAWNED}) AND e.outcome <> {SUCCEEDED})))"
+)
+_DOOM = (
+    f"((e.policy IN ({ALL_SUCCEEDED}, {OR_CANCEL}) AND e.outcome = {CANCELLED})"
+    f" OR (e.policy = {OR_CANCEL} AND e.outcome = {FAILED}))"
+)
+_OPEN = f"SELECT d.i FROM {{rows}} WHERE NOT EXISTS (SELECT 1 FROM {{edges}} e WHERE e.job_id = d.i AND {_UNMET})"
+_DOOMED = (
+    f"SELECT e.job_id, e.needs_id, e.outcome FROM {{rows}} JOIN {{edges}} e ON e.job_id = d.i WHERE {_DOOM}"
+    " ORDER BY e.job_id, e.needs_id"
+)
+_WORST = (
+    f"SELECT e.job_id, e.needs_id, e.outcome FROM {{rows}} JOIN {{edges}} e ON e.job_id = d.i"
+    f" WHERE e.policy = {SPAWNED} AND e.outcome IN ({FAILED}, {CANCELLED}) ORDER BY e.outcome DESC, e.needs_id DESC"
+)
+
+
+class Dependents:
+    """Finds which of the jobs that ended others wait for; and remembers whether there are edges at all."""
+
+    def __init__(self) -> None:
+        self.seen = False
+
+    def look(self, connection: Connection, tables: Tables, ended: Sequence[int]) -> list[int]:
+        """Those of these jobs for which somebody waits."""
+        found = [row[0] for row in connection.execute(_with(tables, _LOOK), {"doc": document(ended)})]
+        self.seen = -1 in found
+        return sorted(id for id in found if id != -1)
+
+
+def release(connection: Connection, tables: Tables, ended: Sequence[int]) -> Placed:
+    """Let go on those who waited for these jobs only (S0.31); those that can never start are cancelled."""
+    found = connection.execute(_with(tables, _CHILDREN), {"doc": document(ended)}).scalars()
+    return _settle(connection, tables, sorted(found), sorted(ended))
+
+
+def still_waiting(connection: Connection, tables: Tables, ids: Sequence[int]) -> list[int]:
+    """Those of these jobs that wait for others."""
+    return sorted(connection.execute(_with(tables, _STILL), {"doc": document(ids)}).scalars())
+
+
+def look_again(connection: Connection, tables: Tables, ids: Sequence[int]) -> Placed:
+    """Look at all that these jobs wait for, since they are new or have come back (C7, C29)."""
+    return _settle(connection, tables, sorted(ids), None)
+
+
+def check_parents(connection: Connection, tables: Tables, jobs: Iterable[NewJob]) -> None:
+    """Raise UnknownJob for a parent that is neither live nor in the history."""
+    wanted = {id for job in jobs for id in job.after}
+    if not wanted:
+        return
+    there = "SELECT d.i FROM {rows} WHERE EXISTS (SELECT 1 FROM {jobs} j WHERE j.id = d.i) OR EXISTS"
+    there += " (SELECT 1 FROM {history} h WHERE h.id = d.i)"
+    found = set(connection.execute(_with(tables, there), {"doc": document(sorted(wanted))}).scalars())
+    if missing := wanted - found:
+        raise UnknownJob(min(missing))
+
+
+def waive(connection: Connection, tables: Tables, id: int, parent: int) -> tuple[bool, Owed]:
+    """Let a job wait for this parent no longer; False: it does not wait for it."""
+    edges = tables.edges
+    mine = and_(edges.c.job_id == id, edges.c.needs_id == parent, edges.c.policy != SPAWNED)
+    waived = connection.execute(update(edges).where(mine).values(policy=WAIVED)).rowcount == 1
+    return waived, Owed(waiting={id})
+
+
+def dependents(
+    connection: Connection, tables: Tables, id: int, states: Sequence[int] = (BLOCKED,), limit: int = 1000
+) -> list[int]:
+    """Jobs in these states that need this one to have succeeded."""
+    edges = tables.edges
+    places = (tables.jobs, tables.history)
+    found: set[int] = set()
+    for table in places:
+        some = select(table.c.id).join_from(edges, table, table.c.id == edges.c.job_id)
+        wanted = some.where(edges.c.needs_id == id, edges.c.policy.in_((ALL_SUCCEEDED, OR_CANCEL)), table.c.state.in_(states))
+        found.update(connection.execute(wanted.order_by(table.c.id).limit(limit)).scalars())
+    return sorted(found)
+
+
+# --- one for all ----------------------------------------------------------------------------------------------------------
+
+
+class _Child(NamedTuple):
+    """A job that waits for others, its row locked by this transaction."""
+
+    traveller: Traveller
+    reason: int
+    wait: int | None  # microseconds until its time
+
+
+def _settle(connection: Connection, tables: Tables, ids: Sequence[int], parents: Sequence[int] | None) -> Placed:
+    """Lock these, then look what has become of their parents (None: of all), and draw the consequences."""
+    children = _lock(connection, tables, ids)
+    if not children:
+        return Placed()
+    _write_outcomes(connection, tables, sorted(children), parents)
+    placed = _cancel_doomed(connection, tables, children)
+    opened = connection.execute(_with(tables, _OPEN), {"doc": document(sorted(children))}).scalars().all()
+    free = [children[id] for id in opened if id in children]
+    placed.add(_send_on(connection, tables, [one for one in free if one.reason == PARENTS]))
+    placed.add(_end_families(connection, tables, [one.traveller.id for one in free if one.reason == CHILDREN]))
+    return placed
+
+
+def _lock(connection: Connection, tables: Tables, ids: Sequence[int]) -> dict[int, _Child]:
+    columns = ", ".join(f"j.{name}" for name in (*COLUMNS, "state", "reason")) + ", j.run_at - {now}"
+    statement = tables.text(tables.dialect.lock_ids("{jobs}", columns))
+    rows = connection.execute(statement, {"doc": document(ids)}).all()
+    width = len(COLUMNS)
+    waiting = [row for row in rows if row[width] == BLOCKED and row[width + 1] in (PARENTS, CHILDREN)]
+    return {row[0]: _Child(Traveller(*row[:width]), row[width + 1], row[width + 2]) for row in waiting}
+
+
+def _write_outcomes(connection: Connection, tables: Tables, ids: Sequence[int], parents: Sequence[int] | None) -> None:
+    if parents is None:
+        template, doc = _TRUTH.replace("{on}", "e.job_id = d.i"), document(ids)
+    else:
+        template, doc = _TRUTH.replace("{on}", "e.needs_id = d.i"), document(parents)
+    mine = set(ids)
+    changed: defaultdict[int | None, list[dict[str, int]]] = defaultdict(list)
+    for row in connection.execute(_with(tables, template), {"doc": doc}):
+        gone = CANCELLED if row.outcome is None else row.outcome
+        outcome = row.ended if row.ended is not None else None if row.live is not None else gone
+        if row.job_id in mine and outcome != row.outcome:
+            changed[outcome].append({"i": row.job_id, "n": row.needs_id})
+    for outcome, some in changed.items():
+        rows = sorted(some, key=lambda one: (one["i"], one["n"]))
+        write = _WRITE[tables.dialect.name].replace("{rows}", tables.dialect.rows({"i": "int", "n": "int"}))
+        connection.execute(tables.text(write), {"doc": msgspec.json.encode(rows).decode(), "outcome": outcome})
+
+
+_WRITE = {
+    "sqlite": "UPDATE {edges} SET outcome = :outcome WHERE (job_id, needs_id) IN (SELECT d.i, d.n FROM {rows})",
+    "postgresql": (
+        "UPDATE {edges} AS e SET outcome = CAST(:outcome AS smallint) FROM {rows} WHERE e.job_id = d.i AND e.needs_id = d.n"
+    ),
+    "mysql": (
+        "UPDATE {rows} STRAIGHT_JOIN {edges} e FORCE INDEX (PRIMARY) ON e.job_id = d.i AND e.needs_id = d.n"
+        " SET e.outcome = :outcome"
+    ),
+}
+
+
+def _cancel_doomed(connection: Connection, tables: Tables, children: dict[int, _Child]) -> Placed:
+    """Cancel those that can never start; taken out of `children`."""
+    doomed: dict[int, str] = {}
+    for id, parent, outcome in connection.execute(_with(tables, _DOOMED), {"doc": document(sorted(children))}):
+        if children[id].reason == PARENTS:
+            doomed.setdefault(id, f"job {parent}, which it needs, {'failed' if outcome == FAILED else 'was cancelled'}")
+    for id in doomed:
+        del children[id]
+    return end_waiting(connection, tables, {id: (CANCELLED, note) for id, note in doomed.items()}, PARENTS)
+
+
+def _send_on(connection: Connection, tables: Tables, free: Sequence[_Child]) -> Placed:
+    jobs = tables.jobs
+    expected = and_(jobs.c.state == BLOCKED, jobs.c.reason == PARENTS)
+    later = sorted(one.traveller.id for one in free if one.wait is not None and one.wait > 0)
+    if later:
+        mine = update(jobs).where(jobs.c.id.in_(later), expected)
+        connection.execute(tables.dialect.by_primary_key(mine).values(state=SCHEDULED, reason=None))
+    due = [one.traveller for one in free if one.wait is None or one.wait <= 0]
+    return send_on(connection, tables, due, expected)
+
+
+def _end_families(connection: Connection, tables: Tables, ids: Sequence[int]) -> Placed:
+    """End jobs whose children have all ended: failed if one of these failed, else cancelled if one was (S3.59, C67)."""
+    if not ids:
+        return Placed()
+    ends: dict[int, tuple[int, str | None]] = dict.fromkeys(ids, (SUCCEEDED, None))
+    for id, child, outcome in connection.execute(_with(tables, _WORST), {"doc": document(sorted(ids))}):
+        # The cancelled come first and the failed last, so that the worst is what stays.
+        ends[id] = (outcome, f"job {child}, its child, {'failed' if outcome == FAILED else 'was cancelled'}")
+    return end_waiting(connection, tables, ends, CHILDREN)
+
+
+def _with(tables: Tables, template: str) -> Any:
+    return tables.text(template.replace("{rows}", tables.dialect.rows({"i": "int"})))
