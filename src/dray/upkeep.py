@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 ATTEND_EVERY = 1.0  # seconds between looks for cancels and holds
 ADOPT_EVERY = 5.0  # seconds between looks for parked jobs that are known here
 DUE_EVERY = 1.0  # seconds between looks for due jobs, at most
+SWEEP_EVERY = 2.0  # seconds between looks for what nobody settled
+RATES_EVERY = 1.0  # seconds between looks for starts that a rate allows, at most
 PRUNE_EVERY = 60.0
 PRUNE_BATCHES = 5  # in one go: no chore may take long
 OUTPUT_LIMIT = 10_000  # lines kept in memory while the database is away
@@ -143,7 +145,7 @@ class Attendance(_Chores):
 
 
 class Upkeep(_Chores):
-    """Due jobs, rescue, adoption of parked jobs, and prune. Any number of workers may do it at the same time.
+    """Due jobs, rescue, adoption of parked jobs, what nobody settled, and prune. Any number of workers may do it at once.
 
     tell       called when a job has become ready
     may_judge  whether our own beats arrive: while they do not, nothing is known of anybody else's
@@ -164,7 +166,7 @@ class Upkeep(_Chores):
             State.FAILED: settings.keep_failed,
         }
         self._watch = Watch(ttl=settings.ttl)
-        self._due_at = self._rescue_at = self._adopt_at = 0.0
+        self._due_at = self._rescue_at = self._adopt_at = self._sweep_at = self._rates_at = 0.0
         self._prune_at = time.monotonic() + PRUNE_EVERY / 2
 
     def _round(self) -> float:
@@ -177,10 +179,17 @@ class Upkeep(_Chores):
         if now >= self._adopt_at:
             self.adopt()
             self._adopt_at = now + ADOPT_EVERY
+        if now >= self._rates_at:
+            wait = self._app.store.open_rates()
+            self._rates_at = now + min(RATES_EVERY, RATES_EVERY if wait is None else max(0.0, wait))
+        if now >= self._sweep_at:
+            self.sweep()
+            self._sweep_at = now + SWEEP_EVERY
         if now >= self._prune_at:
             self.prune()
             self._prune_at = now + PRUNE_EVERY
-        return max(0.005, min(self._due_at, self._rescue_at, self._adopt_at, self._prune_at) - time.monotonic())
+        chores = self._due_at, self._rescue_at, self._adopt_at, self._rates_at, self._sweep_at, self._prune_at
+        return max(0.005, min(chores) - time.monotonic())
 
     def _failed(self) -> None:
         self._watch.broken()
@@ -211,6 +220,11 @@ class Upkeep(_Chores):
         """Free parked jobs whose task is known here."""
         if self._app.store.adopt(self._app.registry.known()):
             self._tell()
+
+    def sweep(self) -> None:
+        """Settle what a crash left unsettled."""
+        if count := self._app.store.sweep():
+            events.emit("settle.repaired", count=count)
 
     def prune(self) -> None:
         """Delete some of what ended long ago."""

@@ -27,18 +27,9 @@ FLOORS: list[set[str]] = [
     # 3 behind the door: what the store stands on, its chapters, and what puts them together
     {"store.dialects", "store.tables", "store.view", "store.connect", "store.lines", "store.wakeup", "store.filters"}
     | {"store.schema", "store.migrations", "store.migrations.*"}
-    | {
-        "store.owed",
-        "store.places",
-        "store.gates",
-        "store.limits",
-        "store.follow",
-        "store.add",
-        "store.lanes",
-        "store.claim",
-        "store.finish",
-    }
-    | {"store.settle", "store.rescue", "store.promote"}
+    | {"store.owed", "store.places", "store.ends", "store.edges", "store.gates", "store.limits", "store.follow"}
+    | {"store.add", "store.lanes", "store.claim", "store.finish"}
+    | {"store.settle", "store.sweep", "store.rescue", "store.promote"}
     | {"store.control", "store.workers", "store.listing", "store.read", "store.output", "store.prune"}
     | {"store.roster", "store.desk", "store.caller", "store.vitals", "store.sql"},
     # 4 the doorkeeper
@@ -88,15 +79,9 @@ NEIGHBOURS: dict[str, set[str]] = {
     "store.lanes": {"store.tables"},
     "store.claim": {"store.tables", "store.lanes"},
     "store.finish": {"store.owed", "store.tables"},
-    "store.settle": {
-        "store.gates",
-        "store.limits",
-        "store.connect",
-        "store.owed",
-        "store.places",
-        "store.tables",
-        "store.wakeup",
-    },
+    "store.settle": {"store.connect", "store.owed", "store.places", "store.tables", "store.wakeup"}
+    | {"store.edges", "store.gates", "store.limits"},
+    "store.sweep": {"store.connect", "store.limits", "store.owed", "store.settle", "store.tables"},
     "store.promote": {"store.owed", "store.places", "store.tables"},
     "store.control": {"store.ends", "store.owed", "store.places", "store.tables"},
     "store.workers": {"store.tables"},
@@ -108,12 +93,11 @@ NEIGHBOURS: dict[str, set[str]] = {
     "store.caller": {"store.owed", "store.settle", "store.wakeup"},
     "store.roster": {"store.connect", "store.tables", "store.wakeup", "store.workers"},
     "store.desk": {"store.connect", "store.settle", "store.tables", "store.wakeup"}
-    | {"store.control", "store.output", "store.prune", "store.read"},
+    | {"store.control", "store.edges", "store.gates", "store.output", "store.prune", "store.read"},
     "store.vitals": {"store.connect", "store.tables"},
     "store.sql": {"store.dialects", "store.tables", "store.connect", "store.wakeup", "store.schema"}
-    | {"store.follow", "store.add", "store.claim", "store.finish", "store.settle", "store.rescue", "store.promote"}
-    | {"store.control", "store.workers", "store.read", "store.prune"}
-    | {"store.owed", "store.roster", "store.desk", "store.caller"},
+    | {"store.add", "store.claim", "store.finish", "store.settle", "store.rescue", "store.promote"}
+    | {"store.follow", "store.owed", "store.sweep", "store.roster", "store.desk", "store.caller"},
     "task": {"context"},
     "runner": {"context", "task"},
     "lease": {"heartbeat"},

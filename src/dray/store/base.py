@@ -142,6 +142,18 @@ class Desk(Protocol):
         """Run ended jobs again under their ids and fences, and waiting ones now. Of two who do it at once, one does."""
         ...
 
+    def unblock_group(self, name: str) -> Sequence[int]:
+        """Let a group go on without the failed jobs that it stands still for; gives their ids."""
+        ...
+
+    def waive(self, job_id: int, parent: int) -> bool:
+        """Let a job wait for this parent no longer; False: it does not wait for it."""
+        ...
+
+    def dependents(self, job_id: int, states: Sequence[State] = ...) -> Sequence[int]:
+        """Jobs in these states that need this one to have succeeded, a thousand at most."""
+        ...
+
     def requested(self, worker_id: int) -> Sequence[tuple[Lease, Flag]]:
         """Jobs this worker runs that somebody wants cancelled or held."""
         ...
@@ -255,6 +267,14 @@ class Store(EngineStore, Protocol):
     def rescue(self, limit: int = 500) -> Rescued:
         """Free running jobs whose worker is not alive, or has no row; never those of the living. What surely ran counts as a
         crash, what perhaps ran goes back uncounted."""
+        ...
+
+    def sweep(self) -> int:
+        """Let go on what a crash between a commit and its consequences has left waiting; gives how many jobs became ready."""
+        ...
+
+    def open_rates(self) -> float | None:
+        """Let start what rates allow by now; gives the seconds until they allow the next (None: nobody waits for that)."""
         ...
 
     def close(self) -> None:

@@ -8,13 +8,14 @@ from typing import TypeVar
 from sqlalchemy import Connection
 
 from dray.job import Flag, JobRow, Lease, Ready, State
-from dray.store import control, output, prune, read
+from dray.stations import GROUP, gate_hash
+from dray.store import control, edges, gates, output, prune, read
 from dray.store.connect import Database
 from dray.store.control import Moved, Moves
 from dray.store.output import Line, OutputLine
 from dray.store.read import AttemptRow, Filter, QueueCount
 from dray.store.settle import Settler
-from dray.store.tables import Tables
+from dray.store.tables import STATE, Tables
 from dray.store.wakeup import Bell
 
 T = TypeVar("T")
@@ -51,6 +52,21 @@ class Desk:
     def retry(self, ids: Sequence[int], *, force: bool = False) -> list[Moved]:
         """Run ended jobs again under their ids, and waiting ones now."""
         return self._move(lambda connection: control.retry(connection, self._tables, ids, force=force))
+
+    def unblock_group(self, name: str) -> list[int]:
+        """Let a group go on without the failed jobs that it stands still for; gives their ids."""
+        group = gate_hash(GROUP, name)
+        assert group is not None
+        return self._settler.transact(lambda connection: gates.unblock_group(connection, self._tables, group))
+
+    def waive(self, job_id: int, parent: int) -> bool:
+        """Let a job wait for this parent no longer; False: it does not wait for it."""
+        return self._settler.transact(lambda connection: edges.waive(connection, self._tables, job_id, parent))
+
+    def dependents(self, job_id: int, states: Sequence[State] = (State.BLOCKED,)) -> list[int]:
+        """Jobs in these states that need this one to have succeeded, a thousand at most."""
+        codes = [STATE[state] for state in states]
+        return self._look(lambda connection: edges.dependents(connection, self._tables, job_id, codes))
 
     def requested(self, worker_id: int) -> list[tuple[Lease, Flag]]:
         """Jobs this worker runs that somebody wants cancelled or held."""

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, and_
+from sqlalchemy import Connection, and_, delete, select
 
 from dray.stations import GROUP, LIMIT, Held
+from dray.store.owed import Owed
 from dray.store.places import COLUMNS, Placed, Traveller, send_on
 from dray.store.tables import BLOCKED, Tables, document
 
@@ -101,6 +102,16 @@ def let_heads(connection: Connection, tables: Tables, groups: Sequence[int]) -> 
     lock(connection, tables, GROUP, groups)
     found = connection.execute(with_rows(tables, _FIRST), {"doc": document(groups)})
     return let_out(connection, tables, GROUP, sorted(row[0] for row in found if row[0] is not None))
+
+
+def unblock_group(connection: Connection, tables: Tables, group: int) -> tuple[list[int], Owed]:
+    """Let a group go on without the failed jobs that it stands still for; gives their ids."""
+    halts = tables.halts
+    mine = halts.c.group_hash == group
+    ids = sorted(connection.execute(select(halts.c.job_id).where(mine)).scalars())
+    if ids:
+        connection.execute(delete(halts).where(mine, halts.c.job_id.in_(ids)))
+    return ids, Owed(groups={group})
 
 
 def let_out(connection: Connection, tables: Tables, kind: str, ids: Sequence[int]) -> Placed:

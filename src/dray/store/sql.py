@@ -26,6 +26,7 @@ from dray.store.promote import Promoted, adopt, next_due, parked, promote
 from dray.store.rescue import Rescued, anything_lost, rescue
 from dray.store.roster import Roster
 from dray.store.settle import Settler
+from dray.store.sweep import Round, open_rates
 from dray.store.tables import Tables
 from dray.store.wakeup import Bell
 
@@ -53,6 +54,7 @@ class SqlStore:
         self.tables = Tables(self.database.dialect, prefix, schema, clock)
         self.bell = Bell(self.database, self.tables)
         self.settler = Settler(self.database, self.tables, self.bell)
+        self.round = Round(self.database, self.tables, self.settler)
         self.desk = Desk(self.database, self.tables, self.bell, self.settler)
         self.roster = Roster(self.database, self.tables)
         self._announcer = Announcer(self.bell, self.settler)
@@ -219,6 +221,14 @@ class SqlStore:
         result = self.settler.transact(lambda connection: rescue(connection, self.tables, limit))
         self.bell.ring(result.ready)
         return result
+
+    def sweep(self) -> int:
+        """Settle what a crash left unsettled, and look at a part of all that waits; gives how many jobs that made ready."""
+        return self.settler.sweep() + self.round.go_on()
+
+    def open_rates(self) -> float | None:
+        """Let start what rates allow by now; gives the seconds until they allow the next (None: nobody waits for that)."""
+        return open_rates(self.database, self.tables, self.settler)
 
 
 def ready_of(added: Sequence[Added], jobs: Sequence[NewJob]) -> list[Ready]:

@@ -1,0 +1,104 @@
+"""Finding what nobody settled: by the notes that a crash leaves behind, and by going round all that waits, a slice at a time.
+
+The notes are exact and cost nothing beside a million jobs that wait rightly. The round finds what has no note: the first edges
+of a database, rows that were changed by a hand, and mistakes of ours.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from sqlalchemy import Connection
+
+from dray.store.connect import Database
+from dray.store.limits import open_again, opening
+from dray.store.owed import Owed
+from dray.store.settle import Settler
+from dray.store.tables import BLOCKED, Tables
+
+SLICE = 500  # gates or jobs that are looked at with one statement
+BUDGET = 0.05  # seconds that a part of the round may take
+LOWEST = -(2**63)
+
+# From gate to gate through the index, however many jobs wait at each.
+_GATES = (
+    "WITH RECURSIVE g(h, n) AS (SELECT MIN(j.{kind}_hash), 1 FROM {{jobs}} j WHERE j.{kind}_hash > :after"
+    " UNION ALL SELECT (SELECT MIN(j.{kind}_hash) FROM {{jobs}} j WHERE j.{kind}_hash > g.h), g.n + 1"
+    " FROM g WHERE g.h IS NOT NULL AND g.n < :slice) SELECT h FROM g WHERE h IS NOT NULL ORDER BY h"
+)
+_WAITING = (
+    "SELECT DISTINCT e.job_id FROM {edges} e JOIN {jobs} j ON j.id = e.job_id"
+    f" WHERE e.job_id > :after AND j.state + 0 = {BLOCKED} ORDER BY e.job_id LIMIT :slice"
+)
+
+
+class Part(NamedTuple):
+    """One kind of thing that the round goes through, by ascending numbers."""
+
+    name: str
+    statement: str
+    owe: Callable[[set[int]], Owed]
+
+
+PARTS = (
+    Part("groups", _GATES.format(kind="group"), lambda some: Owed(groups=some)),
+    Part("limits", _GATES.format(kind="limit"), lambda some: Owed(limits=some)),
+    Part("waiting", _WAITING, lambda some: Owed(waiting=some)),
+)
+
+
+@dataclass(slots=True)
+class Round:
+    """How far one process has come with its round, and when it last came to the end of it."""
+
+    database: Database
+    tables: Tables
+    settler: Settler
+    clock: Callable[[], float] = time.monotonic
+    part: int = 0
+    after: int = LOWEST
+    began: float = 0.0
+    took: float | None = None  # seconds of the last whole round: so old may be what it has not found yet
+    found: int = 0  # jobs that it made ready, which nobody else had
+    _fresh: bool = field(default=True)
+
+    def go_on(self, budget: float = BUDGET) -> int:
+        """Look at some more of what waits, for so many seconds; gives how many jobs that made ready."""
+        until, found = self.clock() + budget, 0
+        while True:
+            found += self._slice()
+            if self._fresh or self.clock() >= until:
+                break
+        self.found += found
+        return found
+
+    def _slice(self) -> int:
+        if self._fresh:
+            self.began, self._fresh = self.clock(), False
+        part = PARTS[self.part]
+        some = self.database.once(lambda connection: _numbers(connection, self.tables, part, self.after))
+        ready = self.settler.settle(part.owe(set(some))) if some else []
+        if len(some) == SLICE:
+            self.after = some[-1]
+        else:
+            self.part, self.after = (self.part + 1) % len(PARTS), LOWEST
+            if self.part == 0:
+                self.took, self._fresh = self.clock() - self.began, True
+        return len(ready)
+
+
+def _numbers(connection: Connection, tables: Tables, part: Part, after: int) -> Sequence[int]:
+    statement = tables.text(part.statement)
+    return connection.execute(statement, {"after": after, "slice": SLICE}).scalars().all()
+
+
+def open_rates(database: Database, tables: Tables, settler: Settler) -> float | None:
+    """Let start what a rate allows by now; gives the seconds until it allows the next (None: nobody waits for that)."""
+    wait = database.once(lambda connection: opening(connection, tables))
+    while wait is not None and wait <= 0:
+        settler.transact(lambda connection: open_again(connection, tables))
+        wait = database.once(lambda connection: opening(connection, tables))
+    return wait

@@ -1,0 +1,351 @@
+"""What groups and limits promise, on every database."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from dray.job import Claim, Done, Failed, Finish, Flag, HandedBack, NewJob, Outcome, Snoozed, State
+from dray.lifecycle import Retry, decide
+from dray.stations import gate_hash
+from dray.store import open_store
+from dray.store.claim import Lanes
+from dray.store.owed import Owed
+from dray.store.sql import SqlStore
+from dray.testing import Clock
+from tests.servers import Database
+
+
+class Yard:
+    """A store with a clock of its own, and one worker."""
+
+    def __init__(self, database: Database) -> None:
+        self.clock = Clock()
+        self.store: SqlStore = open_store(database.url, create_tables=True, clock=self.clock)
+        self.store.ensure()
+        self.worker = self.store.roster.register(host="here", pid=1, queues="*", concurrency=1)
+        self.steady = 0.0
+        self.pickup = self.begin()
+
+    def begin(self) -> Lanes:
+        """A claimer that looks around each time it is asked to take something."""
+        pickup = self.store.pickup(())
+        pickup.clock = lambda: self.steady
+        return pickup
+
+    def add(self, **options: object) -> int:
+        return self.store.add([NewJob(**{"task": "t", "queue": "q", "args": "{}", **options})])[0].id
+
+    def state(self, id: int) -> str:
+        row = self.store.desk.job(id)
+        assert row is not None
+        return row.state if row.reason is None else f"{row.state}: {row.reason}"
+
+    def take(self, limit: int = 100) -> list[Claim]:
+        self.clock.forward(0.000001)
+        self.steady += 1.0
+        return self.store.claim(self.worker, self.pickup, limit)
+
+    def end(self, claim: Claim, outcome: Outcome | None = None, *, attempts: int = 1) -> None:
+        policy = Retry.after(*[60.0] * (attempts - 1))
+        done = self.store.finish([Finish(claim, decide(claim, outcome or Done(), policy), ran=0.1)])
+        assert done.accepted == {claim.lease}
+
+    def run(self) -> list[int]:
+        """Run one after the other until nothing is ready; gives the order."""
+        order = []
+        while claims := self.take(1):
+            order.append(claims[0].id)
+            self.end(claims[0])
+        return order
+
+
+@pytest.fixture
+def yard(database: Database) -> Iterator[Yard]:
+    yard = Yard(database)
+    yield yard
+    yard.store.close()
+
+
+# --- groups ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.rows("S2.59", "S2.23", "S2.54", "S2.55", "S4.21", "C47", "C48")
+def test_a_group_runs_by_priority_and_then_in_the_order_of_the_enqueues(yard: Yard) -> None:
+    ids = {
+        name: yard.add(group="g", priority=priority) for name, priority in zip("abcdefg", (1, 1, 2, 1, 1, 2, 1), strict=True)
+    }
+    names = {id: name for name, id in ids.items()}
+    assert "".join(names[id] for id in yard.run()) == "abdegcf"
+
+
+@pytest.mark.rows("S2.59")
+def test_strict_order_is_the_order_of_the_enqueues_alone(yard: Yard) -> None:
+    ids = [yard.add(group="g", rank=0, priority=priority) for priority in (5, 1, 3)]
+    assert yard.run() == ids
+
+
+@pytest.mark.rows("S2.54", "S2.56", "S2.58")
+def test_one_of_a_group_at_a_time_whatever_its_priority(yard: Yard) -> None:
+    first, urgent = yard.add(group="g", priority=500), yard.add(group="g", priority=1)
+    (claim,) = yard.take()
+    assert claim.id == first
+    assert yard.state(urgent) == "blocked: group"
+    assert yard.take() == []
+    yard.end(claim)
+    assert [one.id for one in yard.take()] == [urgent]
+
+
+@pytest.mark.rows("S2.61", "C57")
+def test_jobs_without_a_group_are_never_serialised(yard: Yard) -> None:
+    ids = [yard.add() for _ in range(3)]
+    assert [one.id for one in yard.take()] == ids
+
+
+def test_a_group_and_a_limit_of_the_same_name_are_two(yard: Yard) -> None:
+    yard.add(group="x")
+    yard.add(limit="x", limit_rule="1")
+    assert len(yard.take()) == 2
+
+
+@pytest.mark.rows("S2.55", "C46")
+def test_a_head_that_is_tried_again_keeps_the_line_waiting(yard: Yard) -> None:
+    first, second = yard.add(group="g"), yard.add(group="g")
+    yard.end(yard.take()[0], Failed(error="boom"), attempts=2)
+    assert yard.state(first) == "retrying"
+    assert yard.state(second) == "blocked: group"
+    assert yard.take() == []
+    yard.clock.forward(61)
+    yard.store.promote()
+    assert yard.run() == [first, second]
+
+
+def test_a_snoozing_head_keeps_the_line_unless_it_leaves_it(yard: Yard) -> None:
+    first, second, third = (yard.add(group="g") for _ in range(3))
+    yard.end(yard.take()[0], Snoozed(delay=60.0))
+    assert yard.take() == []
+    yard.clock.forward(61)
+    yard.store.promote()
+    yard.end(yard.take()[0], Snoozed(delay=60.0, leave_line=True))
+    (claim,) = yard.take()
+    assert claim.id == second
+    yard.end(claim)
+    yard.clock.forward(61)
+    yard.store.promote()
+    assert yard.run() == [third, first]
+
+
+@pytest.mark.rows("C46")
+def test_members_of_the_future_join_when_they_are_due(yard: Yard) -> None:
+    later, now = yard.add(group="g", delay=60.0), yard.add(group="g")
+    assert yard.state(later) == "scheduled"
+    assert yard.run() == [now]
+    yard.add(group="g")
+    (claim,) = yard.take()
+    yard.clock.forward(61)
+    yard.store.promote()
+    assert yard.state(later) == "blocked: group"
+    yard.end(claim)
+    assert yard.run() == [later]
+
+
+@pytest.mark.rows("C45", "S2.54")
+def test_a_failure_lets_the_next_go_on_or_halts_the_group_as_the_job_says(yard: Yard) -> None:
+    yard.add(group="goes on")
+    second = yard.add(group="goes on")
+    yard.end(yard.take()[0], Failed(error="boom", permanent=True))
+    assert yard.run() == [second]
+
+    failed, waits = (yard.add(group="halts", flags=int(Flag.HALT)) for _ in range(2))
+    yard.end(yard.take()[0], Failed(error="boom", permanent=True))
+    assert yard.state(failed) == "failed"
+    assert yard.take() == []
+    assert yard.state(waits) == "blocked: group"
+    assert yard.store.desk.prune_batch(State.FAILED, -1.0) == 1, (
+        "of those two that failed one is what the group stands still for"
+    )
+    # Tried again it goes on where it was, before all others.
+    assert [one.after for one in yard.store.desk.retry([failed])] == [State.READY]
+    assert yard.run() == [failed, waits]
+
+
+def test_a_halted_group_goes_on_without_the_failed_job_when_somebody_says_so(yard: Yard) -> None:
+    failed, waits = (yard.add(group="g", flags=int(Flag.HALT)) for _ in range(2))
+    yard.end(yard.take()[0], Failed(error="boom", permanent=True))
+    assert yard.store.desk.unblock_group("g") == [failed]
+    assert yard.store.desk.unblock_group("g") == []
+    assert yard.run() == [waits]
+
+
+def test_a_held_or_cancelled_job_keeps_nobody_of_its_group_waiting(yard: Yard) -> None:
+    first, second, third = (yard.add(group="g") for _ in range(3))
+    yard.store.desk.hold([first])
+    assert yard.state(second) == "ready"
+    yard.store.desk.cancel([second])
+    assert yard.state(third) == "ready"
+    yard.store.desk.release([first])
+    assert yard.state(first) == "blocked: group"
+    assert yard.run() == [third, first]
+
+
+def test_a_rescued_head_is_at_its_head_still(yard: Yard) -> None:
+    first, second = yard.add(group="g"), yard.add(group="g")
+    (claim,) = yard.take()
+    assert yard.store.roster.leave(yard.worker)
+    assert [one.id for one in yard.store.rescue().ready] == [first]
+    assert yard.state(second) == "blocked: group"
+    yard.worker = yard.store.roster.register(host="here", pid=1, queues="*", concurrency=1)
+    assert claim.id == first
+    assert yard.run() == [first, second]
+
+
+# --- running ahead --------------------------------------------------------------------------------------------------------
+
+
+def test_those_behind_a_head_are_taken_in_their_order_and_nobody_passes_them(yard: Yard) -> None:
+    ids = [yard.add(group="g", priority=priority) for priority in (1, 3, 2, 2)]
+    other = yard.add(group="g", task="other", priority=9)
+    (head,) = yard.take()
+    behind = yard.store.follow(yard.worker, head, 10)
+    assert [one.id for one in behind] == [ids[2], ids[3], ids[1]], "the other task ends the line"
+    assert all(one.follows for one in behind)
+    yard.end(head)
+    assert yard.take() == [], "those that follow keep the group"
+    yard.end(behind[0])
+    yard.end(behind[1], HandedBack())
+    yard.end(behind[2], HandedBack())
+    assert yard.run() == [ids[3], ids[1], other]
+
+
+def test_those_who_follow_a_dead_worker_go_back_into_the_line(yard: Yard) -> None:
+    ids = [yard.add(group="g") for _ in range(3)]
+    (head,) = yard.take()
+    behind = yard.store.follow(yard.worker, head, 2)
+    assert yard.store.mark_started(behind[0].lease)
+    assert yard.store.roster.leave(yard.worker)
+    assert yard.store.rescue().freed == 3
+    assert [yard.state(id) for id in ids] == ["ready", "blocked: group", "blocked: group"]
+    yard.worker = yard.store.roster.register(host="here", pid=1, queues="*", concurrency=1)
+    assert yard.store.follow(yard.worker, head, 2) == [], "it is not the head of this worker"
+    assert yard.run() == ids
+
+
+# --- limits ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.rows("S4.16")
+def test_at_most_so_many_run_at_once_whoever_runs_them(yard: Yard) -> None:
+    ids = [yard.add(limit="stripe", limit_rule="2", priority=priority) for priority in (5, 5, 5, 1)]
+    other = yard.store.roster.register(host="there", pid=2, queues="*", concurrency=1)
+    (mine,) = yard.take(1)
+    (theirs,) = yard.store.claim(other, yard.begin(), 100)
+    assert {mine.id, theirs.id} == set(ids[:2])
+    assert yard.take() == []
+    yard.end(mine)
+    (urgent,) = yard.take()
+    assert urgent.id == ids[3]
+
+
+def test_a_share_is_given_back_while_a_job_waits_to_be_tried_again(yard: Yard) -> None:
+    first, second = (yard.add(limit="stripe", limit_rule="1") for _ in range(2))
+    yard.end(yard.take()[0], Failed(error="boom"), attempts=2)
+    assert yard.state(second) == "ready"
+    yard.clock.forward(61)
+    yard.store.promote()
+    assert yard.state(first) == "blocked: limit"
+    assert yard.run() == [second, first]
+
+
+def test_the_latest_enqueue_says_how_many(yard: Yard) -> None:
+    for _ in range(4):
+        yard.add(limit="stripe", limit_rule="1")
+    yard.add(limit="stripe", limit_rule="3")
+    assert len(yard.take()) == 3
+
+
+@pytest.mark.rows("S4.16")
+def test_a_rate_lets_so_many_start_in_any_stretch_of_its_time(yard: Yard) -> None:
+    for _ in range(7):
+        yard.add(limit="api", limit_rule="3/60")
+    for claim in (first := yard.take()):
+        yard.end(claim)
+    assert len(first) == 3
+    wait = yard.store.open_rates()
+    assert wait == pytest.approx(60.0, abs=0.01)
+    yard.clock.forward(59)
+    assert yard.store.open_rates() == pytest.approx(1.0, abs=0.01)
+    assert yard.take() == []
+    yard.clock.forward(1.1)
+    yard.store.open_rates()
+    assert len(yard.take()) == 3
+
+
+def test_a_rate_does_not_save_up_starts_for_workers_that_are_away(yard: Yard) -> None:
+    for _ in range(20):
+        yard.add(limit="api", limit_rule="3/60")
+    for _ in range(5):
+        yard.clock.forward(61)
+        yard.store.open_rates()
+    assert len(yard.take()) == 3
+
+
+def test_a_group_comes_before_a_limit(yard: Yard) -> None:
+    first = yard.add(group="g", limit="l", limit_rule="1")
+    second = yard.add(group="g", limit="l", limit_rule="1")
+    other = yard.add(limit="l", limit_rule="1")
+    assert [yard.state(id) for id in (first, second, other)] == ["ready", "blocked: group", "blocked: limit"]
+    assert yard.run() == [first, second, other]
+
+
+# --- what a crash leaves --------------------------------------------------------------------------------------------------
+
+
+def test_what_nobody_settled_is_found_by_its_note(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(yard.store.settler, "settle", lambda owed, notes=(): [])  # as if the process had died there
+        grouped, limited = yard.add(group="g"), yard.add(limit="l", limit_rule="1")
+    assert [yard.state(id) for id in (grouped, limited)] == ["blocked: group", "blocked: limit"]
+    assert yard.store.settler.sweep() == 0, "it may be under way still"
+    yard.clock.forward(5)
+    assert yard.store.settler.sweep() == 2
+    assert [yard.state(id) for id in (grouped, limited)] == ["ready", "ready"]
+    assert yard.store.settler.sweep() == 0
+
+
+def test_the_round_finds_what_has_no_note(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(yard.store.settler, "settle", lambda owed, notes=(): [])
+        patch.setattr(yard.store.settler, "note", lambda connection, owed: None)
+        ids = [yard.add(group=f"g{number}") for number in range(5)] + [yard.add(limit="l", limit_rule="1")]
+    found = 0
+    while yard.store.round.took is None:
+        found += yard.store.round.go_on()
+    assert found == 6
+    assert {yard.state(id) for id in ids} == {"ready"}
+
+
+def test_of_many_who_settle_at_once_one_lets_one_through(yard: Yard, database: Database) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(yard.store.settler, "settle", lambda owed, notes=(): [])
+        for _ in range(30):
+            yard.add(group="g")
+            yard.add(limit="l", limit_rule="3")
+    owed = Owed(groups={gate_hash("group", "g") or 0}, limits={gate_hash("limit", "l") or 0})
+    others = [open_store(database.url) for _ in range(4)]
+    start = threading.Barrier(len(others))
+
+    def settle(store: SqlStore) -> None:
+        start.wait()
+        for _ in range(10):
+            store.settler.settle(owed)
+
+    threads = [threading.Thread(target=settle, args=(store,)) for store in others]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(yard.take()) == 1 + 3
+    for store in others:
+        store.close()
