@@ -11,7 +11,7 @@ PAGE = Path(__file__).with_name("states.md")
 
 # What each state means to people; a test fails when one is missing.
 MEANING = {
-    State.BLOCKED: "Waits for something that has a name: an operator who holds it, or a worker that knows its task.",
+    State.BLOCKED: "Waits for something that has a name: other jobs, its group, a limit, an operator, a worker that knows it.",
     State.SCHEDULED: "Has a time before which it may not start.",
     State.READY: "May start at any moment.",
     State.RUNNING: "A worker holds it, under a lease.",

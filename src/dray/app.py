@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 from msgspec.structs import replace
 
 from dray.codec import Codec
+from dray.context import current_job
 from dray.errors import BadOption, ConfigurationError
 from dray.handle import Job
-from dray.job import Added, Flag, NewJob
+from dray.job import Added, Flag, Lease, NewJob
 from dray.options import Options
 from dray.runner import Runner
 from dray.sender import AppSender, Bound, FunctionTask, Using, changed
@@ -241,7 +242,8 @@ class Dray:
         parents = options.parents
         group = definition.named(defaults.group, args, kwargs) if options.group is None and defaults.group else options.group
         limit = options.limit or defaults.limit
-        if group is None and limit is None and not parents:
+        parent = None if options.parent is None else Lease(options.parent.id, options.parent.fence)
+        if group is None and limit is None and not parents and parent is None:
             return job
         flags = Flag(job.flags)
         if (options.on_failure or defaults.on_failure) == "halt":
@@ -258,11 +260,15 @@ class Dray:
             limit_rule=None if limit is None else limit.rule,
             after=parents,
             when=options.when,
+            parent=parent,
         )
 
     def _all_bound(self, calls: Iterable[Bound | Task]) -> list[Bound]:
         bound = [one if isinstance(one, Bound) else self.bound_instance(one, Options()) for one in calls]
+        here = current_job()
         for one in bound:
+            if here is not None and one.job.parent is not None:
+                here.spawned = True
             if one.app is not self:
                 raise BadOption(f"{one.job.task!r} belongs to another app")
             if one.before_enqueue is not None:

@@ -26,6 +26,7 @@ class Context:
         self._claim = claim
         self._write = write
         self._cancel = False
+        self.spawned = False  # it has children: its success waits for them
         self.started = time.monotonic()
 
     @property

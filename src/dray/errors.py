@@ -18,6 +18,7 @@
         ├── SchemaError       the tables are missing, too old or too new
         ├── StoreUnavailable  the database cannot be reached, or stays locked
         ├── OutcomeUnknown    the connection broke after the enqueue was sent
+        ├── LeaseLost         a job that is not run here any more cannot spawn others
         └── WorkerGone        this worker was declared dead; its leases are no longer its own
 
 Signals that a task raises to say what should become of it (`Snooze`, `RetryIn`, `Skip`, `StopWorker`) are no errors; they
@@ -137,6 +138,14 @@ class OutcomeUnknown(StoreError):
         check = f"look for the key {', '.join(keys[:3])}" if keys else "give jobs a key to be able to look them up"
         super().__init__(f"the database connection broke during the enqueue; the jobs may exist or not: {check}")
         self.keys = tuple(keys)
+
+
+class LeaseLost(StoreError):
+    """A job wanted to spawn children that is not run by this worker any more: others may run it by now."""
+
+    def __init__(self, job_id: int) -> None:
+        super().__init__(f"job {job_id} is not run here any more, so it cannot have children; end this run")
+        self.job_id = job_id
 
 
 class WorkerGone(StoreError):

@@ -10,8 +10,8 @@ from msgspec.structs import replace
 
 from dray import events
 from dray.errors import DrayError, StoreError, StoreUnavailable, WorkerGone
-from dray.job import Change, Claim, Finish, HandedBack, Lease, State
-from dray.lifecycle import DEFAULT_RETRY, decide
+from dray.job import Change, Claim, Finish, Flag, HandedBack, Lease, State
+from dray.lifecycle import DEFAULT_RETRY, await_children, decide
 from dray.runner import Runner
 from dray.slots import Item
 from dray.store.base import EngineStore, Pickup
@@ -59,6 +59,7 @@ class Finisher:
             if item.dropped is not None:
                 change = replace(change, counted=False)
             return Finish(claim, change, ended_ago=now - item.ended, started=False)
+        change = await_children(change, claim.flags | (Flag.SPAWNED if item.context.spawned else 0))
         ran = item.ended - item.started
         _tell(claim, change, ran)
         return Finish(claim, change, ran=ran, ended_ago=now - item.ended)

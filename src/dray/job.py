@@ -65,6 +65,7 @@ class Flag(IntFlag):
     HALT = 32  # its group stands still when it fails, until a person has looked
     DEADLINE = 64  # at its expiry it is also cancelled while it runs
     MASTER = 128  # what becomes of the jobs it spawned does not become its own outcome
+    SPAWNED = 512  # it has enqueued children while it ran
     CANCELS_WITH_PARENTS = 256  # it is cancelled when a job that it needs fails
 
 
@@ -116,7 +117,7 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     limit_rule: str | None = None  # see options.Limit.rule
     after: tuple[int, ...] = ()  # ids of jobs that have to end first, ascending
     when: str = "all_succeeded"  # how those have to end
-    parent: int | None = None  # the job that spawned it while running
+    parent: Lease | None = None  # of the job that spawns it while running
     expires_in: float | None = None  # seconds, counted from the database's clock
     expires_at: int | None = None
     threshold: int | None = None  # of coalescing in its group

@@ -49,7 +49,7 @@ MOVES = (
     Move(State.RETRYING, State.BLOCKED, "due while held"),
     Move(State.READY, State.RUNNING, "claim"),
     Move(State.READY, State.BLOCKED, "hold"),
-    Move(State.BLOCKED, State.READY, "release, or a worker that knows the task"),
+    Move(State.BLOCKED, State.READY, "nothing keeps it any more"),
     Move(State.RUNNING, State.SUCCEEDED, "returned"),
     Move(State.RUNNING, State.FAILED, "raised, no attempts left"),
     Move(State.RUNNING, State.CANCELLED, "saw the request to cancel"),
@@ -57,7 +57,14 @@ MOVES = (
     Move(State.RUNNING, State.SCHEDULED, "snoozed"),
     Move(State.RUNNING, State.READY, "handed back, rescued, or retried at once"),
     Move(State.RUNNING, State.BLOCKED, "parked, or handed back while held"),
-    Move(State.BLOCKED, State.CANCELLED, "cancel"),
+    Move(None, State.BLOCKED, "enqueue behind others"),
+    Move(State.BLOCKED, State.SCHEDULED, "parents have ended, its time has not come"),
+    Move(State.BLOCKED, State.SUCCEEDED, "its children have ended, or another did its work"),
+    Move(State.BLOCKED, State.FAILED, "a child failed"),
+    Move(State.FAILED, State.BLOCKED, "retry behind others"),
+    Move(State.CANCELLED, State.BLOCKED, "retry behind others"),
+    Move(State.SUCCEEDED, State.BLOCKED, "retry behind others, when forced"),
+    Move(State.BLOCKED, State.CANCELLED, "cancel, or a parent that can never succeed"),
     Move(State.SCHEDULED, State.CANCELLED, "cancel"),
     Move(State.READY, State.CANCELLED, "cancel"),
     Move(State.RETRYING, State.CANCELLED, "cancel"),
@@ -274,6 +281,13 @@ def _died(job: Judged, outcome: Died) -> Change:
     if job.crashes + 1 >= MAX_CRASHES:
         return Change(state=State.FAILED, crashed=True, error=f"worker died {job.crashes + 1} times ({outcome.how})")
     return Change(state=State.READY, counted=False, crashed=True, note=outcome.how)
+
+
+def await_children(change: Change, flags: int) -> Change:
+    """What a success becomes of a job that has spawned others: it ends with the last of them, unless it is their master."""
+    if change.state is not State.SUCCEEDED or not flags & Flag.SPAWNED or flags & Flag.MASTER:
+        return change
+    return replace(change, state=State.BLOCKED, reason=Reason.CHILDREN)
 
 
 def heed(change: Change, flags: int) -> Change:

@@ -24,6 +24,13 @@ class HasId(Protocol):
     def id(self) -> int: ...
 
 
+class Running(HasId, Protocol):
+    """A job that runs here: what `current_job()` gives."""
+
+    @property
+    def fence(self) -> int: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Limit:
     """How many jobs of one name may run at once, or start in a time, whatever worker they are on (S4.16).
@@ -97,6 +104,7 @@ class Options:
     after       jobs, or their ids, that have to end first (S0.14)
     when        "all_succeeded" or "all_done": how those have to end
     on_parent_failure  "wait" until a person has mended them, or "cancel", when one of those fails
+    parent      `current_job()`: a child of the job that runs here, which has not ended before its children have (S3.18)
     """
 
     queue: str | None = None
@@ -114,6 +122,7 @@ class Options:
     after: HasId | int | Sequence[HasId | int] = ()
     when: str = "all_succeeded"
     on_parent_failure: str = "wait"
+    parent: Running | None = None
 
     def __post_init__(self) -> None:
         if self.priority is not None:
@@ -145,6 +154,8 @@ class Options:
         if self.on_failure is not None:
             check_choice("on_failure", self.on_failure, ON_FAILURE)
         _ = self.parents  # raises for what is no job
+        if self.parent is not None and not hasattr(self.parent, "fence"):
+            raise BadOption(f"parent takes the job that runs here, parent=current_job(), not {self.parent!r:.300}")
 
     @property
     def parents(self) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Unpack
 from dray.errors import BadArguments, BadOption
 from dray.handle import Job
 from dray.job import NewJob
-from dray.options import HasId, Limit, Options, check_known
+from dray.options import HasId, Limit, Options, Running, check_known
 from dray.task import Definition, Registry, Task
 
 P = ParamSpec("P")
@@ -38,6 +38,7 @@ class Using(TypedDict, total=False):
     after: HasId | int | Sequence[HasId | int]
     when: str
     on_parent_failure: str
+    parent: Running | None
 
 
 class App(Protocol):

@@ -66,6 +66,7 @@ class TaskOptions(TypedDict, total=False):
     on_failure: str
     limit: Limit | None
     run_ahead: int
+    master: bool
     aliases: Sequence[str]
 
 
@@ -81,6 +82,7 @@ class Defaults:
     strict_order: bool = False
     on_failure: str = "continue"
     limit: Limit | None = None  # its name may name arguments, too
+    master: bool = False  # what becomes of its children is not its own outcome
     run_ahead: int = 1  # of its group, how many a worker takes at once, to run them one after the other
 
     def __post_init__(self) -> None:
@@ -109,11 +111,12 @@ class Defaults:
             on_failure=options.get("on_failure", "continue"),
             limit=options.get("limit"),
             run_ahead=options.get("run_ahead", 1),
+            master=options.get("master", False),
         )
 
     @property
     def flags(self) -> Flag:
-        return Flag.FAIL_ON_CRASH if self.on_crash == "fail" else Flag(0)
+        return (Flag.FAIL_ON_CRASH if self.on_crash == "fail" else Flag(0)) | (Flag.MASTER if self.master else Flag(0))
 
 
 class Definition:

@@ -7,59 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from dray.job import Claim, Done, Failed, Finish, Flag, HandedBack, NewJob, Outcome, Snoozed, State
-from dray.lifecycle import Retry, decide
+from dray.job import Failed, Flag, HandedBack, Snoozed, State
 from dray.stations import gate_hash
 from dray.store import open_store
-from dray.store.claim import Lanes
 from dray.store.owed import Owed
 from dray.store.sql import SqlStore
-from dray.testing import Clock
+from tests.contract.yard import Yard
 from tests.servers import Database
-
-
-class Yard:
-    """A store with a clock of its own, and one worker."""
-
-    def __init__(self, database: Database) -> None:
-        self.clock = Clock()
-        self.store: SqlStore = open_store(database.url, create_tables=True, clock=self.clock)
-        self.store.ensure()
-        self.worker = self.store.roster.register(host="here", pid=1, queues="*", concurrency=1)
-        self.steady = 0.0
-        self.pickup = self.begin()
-
-    def begin(self) -> Lanes:
-        """A claimer that looks around each time it is asked to take something."""
-        pickup = self.store.pickup(())
-        pickup.clock = lambda: self.steady
-        return pickup
-
-    def add(self, **options: object) -> int:
-        return self.store.add([NewJob(**{"task": "t", "queue": "q", "args": "{}", **options})])[0].id
-
-    def state(self, id: int) -> str:
-        row = self.store.desk.job(id)
-        assert row is not None
-        return row.state if row.reason is None else f"{row.state}: {row.reason}"
-
-    def take(self, limit: int = 100) -> list[Claim]:
-        self.clock.forward(0.000001)
-        self.steady += 1.0
-        return self.store.claim(self.worker, self.pickup, limit)
-
-    def end(self, claim: Claim, outcome: Outcome | None = None, *, attempts: int = 1) -> None:
-        policy = Retry.after(*[60.0] * (attempts - 1))
-        done = self.store.finish([Finish(claim, decide(claim, outcome or Done(), policy), ran=0.1)])
-        assert done.accepted == {claim.lease}
-
-    def run(self) -> list[int]:
-        """Run one after the other until nothing is ready; gives the order."""
-        order = []
-        while claims := self.take(1):
-            order.append(claims[0].id)
-            self.end(claims[0])
-        return order
 
 
 @pytest.fixture
@@ -196,7 +150,7 @@ def test_a_rescued_head_is_at_its_head_still(yard: Yard) -> None:
     assert yard.store.roster.leave(yard.worker)
     assert [one.id for one in yard.store.rescue().ready] == [first]
     assert yard.state(second) == "blocked: group"
-    yard.worker = yard.store.roster.register(host="here", pid=1, queues="*", concurrency=1)
+    yard.hire()
     assert claim.id == first
     assert yard.run() == [first, second]
 
@@ -227,7 +181,7 @@ def test_those_who_follow_a_dead_worker_go_back_into_the_line(yard: Yard) -> Non
     assert yard.store.roster.leave(yard.worker)
     assert yard.store.rescue().freed == 3
     assert [yard.state(id) for id in ids] == ["ready", "blocked: group", "blocked: group"]
-    yard.worker = yard.store.roster.register(host="here", pid=1, queues="*", concurrency=1)
+    yard.hire()
     assert yard.store.follow(yard.worker, head, 2) == [], "it is not the head of this worker"
     assert yard.run() == ids
 

@@ -106,8 +106,11 @@ def add(connection: Connection, tables: Tables, jobs: Sequence[NewJob]) -> tuple
     One statement for each thousand jobs; labels, if there are any, one more. It inserts rows of these jobs only and takes no
     shared lock, so it never waits for another producer, nor makes one wait, however long the transaction is. That is why a job
     of a group always joins the end of the line, even if nobody stands in it.
+
+    Raises UnknownJob for a parent that does not exist, and LeaseLost for a spawner that has lost its lease.
     """
     edges.check_parents(connection, tables, jobs)
+    edges.mark_spawners(connection, tables, {job.parent for job in jobs if job.parent is not None})
     added: list[Added] = []
     owed = Owed()
     for chunk in _chunks(jobs):
@@ -140,6 +143,8 @@ def _owe(owed: Owed, id: int, job: NewJob) -> None:
 def _edges(id: int, job: NewJob) -> Iterator[dict[str, int]]:
     for needed in job.after:
         yield {"job_id": id, "needs_id": needed, "policy": _policy(job)}
+    if job.parent is not None:
+        yield {"job_id": job.parent.id, "needs_id": id, "policy": edges.SPAWNED}
 
 
 def _policy(job: NewJob) -> int:
@@ -150,7 +155,7 @@ def _policy(job: NewJob) -> int:
 
 def is_one_statement(jobs: Sequence[NewJob]) -> bool:
     """Whether `add` runs a single statement, which is atomic by itself, and leaves nothing to settle."""
-    return not any(job.labels or job.waits for job in jobs) and sum(1 for _ in _chunks(jobs)) == 1
+    return not any(job.labels or job.waits or job.parent for job in jobs) and sum(1 for _ in _chunks(jobs)) == 1
 
 
 def _chunks(jobs: Sequence[NewJob]) -> Iterator[Sequence[NewJob]]:
@@ -246,7 +251,7 @@ def _rare(job: NewJob) -> dict[str, Any]:
         "gr": job.priority if job.rank is None else job.rank,
         "lh": gates.limit_hash,
         "ld": place.limit_held,
-        "pi": job.parent,
+        "pi": None if job.parent is None else job.parent.id,
         "ts": job.threshold,
         "xd": None if job.expires_in is None else round(job.expires_in * 1_000_000),
         "xa": job.expires_at,

@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import msgspec
 from sqlalchemy import Connection, and_, select, update
 
-from dray.errors import UnknownJob
-from dray.job import NewJob, Reason
+from dray.errors import LeaseLost, UnknownJob
+from dray.job import Flag, Lease, NewJob, Reason
 from dray.store.ends import end_waiting
 from dray.store.owed import Owed
 from dray.store.places import COLUMNS, Placed, Traveller, send_on
-from dray.store.tables import BLOCKED, CANCELLED, FAILED, REASON, SCHEDULED, SUCCEEDED, Tables, document
+from dray.store.tables import BLOCKED, CANCELLED, FAILED, REASON, RUNNING, SCHEDULED, SUCCEEDED, Tables, document
 
 ALL_SUCCEEDED, ALL_DONE, OR_CANCEL, WAIVED, SPAWNED = range(5)  # policies of an edge
 PARENTS, CHILDREN = REASON[Reason.PARENTS], REASON[Reason.CHILDREN]
@@ -66,16 +66,17 @@ class Dependents:
         self.seen = -1 in found
         return sorted(id for id in found if id != -1)
 
+    def still_waiting(self, connection: Connection, tables: Tables, ids: Sequence[int]) -> list[int]:
+        """Those of these jobs that wait for others."""
+        found = sorted(connection.execute(_with(tables, _STILL), {"doc": document(ids)}).scalars())
+        self.seen = self.seen or bool(found)
+        return found
+
 
 def release(connection: Connection, tables: Tables, ended: Sequence[int]) -> Placed:
     """Let go on those who waited for these jobs only (S0.31); those that can never start are cancelled."""
     found = connection.execute(_with(tables, _CHILDREN), {"doc": document(ended)}).scalars()
     return _settle(connection, tables, sorted(found), sorted(ended))
-
-
-def still_waiting(connection: Connection, tables: Tables, ids: Sequence[int]) -> list[int]:
-    """Those of these jobs that wait for others."""
-    return sorted(connection.execute(_with(tables, _STILL), {"doc": document(ids)}).scalars())
 
 
 def look_again(connection: Connection, tables: Tables, ids: Sequence[int]) -> Placed:
@@ -93,6 +94,16 @@ def check_parents(connection: Connection, tables: Tables, jobs: Iterable[NewJob]
     found = set(connection.execute(_with(tables, there), {"doc": document(sorted(wanted))}).scalars())
     if missing := wanted - found:
         raise UnknownJob(min(missing))
+
+
+def mark_spawners(connection: Connection, tables: Tables, leases: Iterable[Lease]) -> None:
+    """Note on running jobs that they have children; raises LeaseLost for one that is not run under this lease any more."""
+    jobs = tables.jobs
+    for lease in sorted(leases):
+        mine = update(jobs).where(jobs.c.id == lease.id, jobs.c.fence == lease.fence, jobs.c.state == RUNNING)
+        marked = tables.dialect.by_primary_key(mine).values(flags=jobs.c.flags.bitwise_or(int(Flag.SPAWNED)))
+        if connection.execute(marked).rowcount != 1:
+            raise LeaseLost(lease.id)
 
 
 def waive(connection: Connection, tables: Tables, id: int, parent: int) -> tuple[bool, Owed]:

@@ -96,6 +96,8 @@ def _consequences(connection: Connection, tables: Tables, finishes: Sequence[Fin
             continue
         if change.state.ended:
             owed.ended.add(claim.id)
+        if change.reason is Reason.CHILDREN:
+            owed.waiting.add(claim.id)  # perhaps they have all ended already (C66)
         if change.state is State.FAILED and claim.flags & Flag.HALT and claim.group_hash is not None:
             halting.append({"group_hash": claim.group_hash, "job_id": claim.id, "at": tables.now()})
         owed.gates(None if _keeps_group(change) else claim.group_hash, None if _keeps_limit(change) else claim.limit_hash)
@@ -243,6 +245,7 @@ _BACK_FIELDS = {
     "lh": "int",  # 1: it keeps its limit
     "keep": "int",  # flags that stay
     "fl": "int",  # flags that are added
+    "r": "text",
     "p": "text",
     "e": "text",
     "n": "text",
@@ -255,7 +258,7 @@ _BACK = (
     " limit_held = CASE WHEN d.lh = 1 THEN limit_held ELSE NULL END,"
     " attempt = attempt - d.b, crashes = CASE WHEN crashes < 32767 THEN crashes + d.c ELSE crashes END,"
     " snoozes = CASE WHEN snoozes < 2147483647 THEN snoozes + d.z ELSE snoozes END, flags = (flags & d.keep) | d.fl,"
-    " report = COALESCE(d.p, report), error = COALESCE(d.e, error), note = d.n"
+    " result = COALESCE(d.r, result), report = COALESCE(d.p, report), error = COALESCE(d.e, error), note = d.n"
 )
 _PUT_BACK = f"UPDATE {{jobs}} AS j {_BACK} FROM {{rows}} WHERE j.id = d.i AND j.fence = d.f AND {_RUNS}"
 _PUT_BACK_POSTGRESQL = _PUT_BACK + _BY_ID
@@ -304,6 +307,7 @@ def _put_back_row(one: Finish) -> dict[str, Any]:
         # Suspicion is over once it has run in sight; handing it back unstarted proves nothing.
         "keep": ~int(Flag.SUSPECT) if one.started else -1,
         "fl": int(Flag.SUSPECT) if change.suspect else 0,
+        "r": change.result,
         "p": None if change.report is None else change.report.to_json(),
         "e": _storable(change.error),
         "n": _storable(change.note),

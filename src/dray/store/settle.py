@@ -50,7 +50,7 @@ class Settler:
         # In the order in which jobs pass the stations: what one step lets go on, the next may let through.
         self._steps = (
             Step("ended", self._dependents.look, edges.release),
-            Step("waiting", edges.still_waiting, edges.look_again),
+            Step("waiting", self._dependents.still_waiting, edges.look_again),
             Step("groups", gates.open_groups, gates.let_heads),
             Step("rulings", limits.newer_rules, limits.take_rules),
             Step("limits", limits.waited_for, limits.give_shares),

@@ -1,0 +1,301 @@
+"""What dependencies promise, on every database."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import Connection
+
+from dray.errors import LeaseLost, UnknownJob
+from dray.job import Claim, Done, Failed, Finish, Flag, Lease, NewJob, State
+from dray.lifecycle import decide
+from dray.store import open_store
+from dray.store.owed import Owed
+from tests.contract.yard import Yard
+from tests.servers import Database
+
+GOOD, BAD = Done(), Failed(error="boom", permanent=True)
+
+
+@pytest.fixture
+def yard(database: Database) -> Iterator[Yard]:
+    yard = Yard(database)
+    yield yard
+    yard.store.close()
+
+
+@pytest.mark.rows("S0.14", "S0.31", "S0.3")
+def test_a_dependent_starts_after_its_parent_has_succeeded(yard: Yard) -> None:
+    parent = yard.add()
+    child = yard.add(after=(parent,))
+    assert yard.state(child) == "blocked: parents"
+    assert yard.run() == [parent, child]
+
+
+@pytest.mark.rows("S0.15")
+def test_a_tree_runs_from_its_root_and_a_join_waits_for_all(yard: Yard) -> None:
+    root = yard.add()
+    left, right = yard.add(after=(root,)), yard.add(after=(root,))
+    join = yard.add(after=(left, right))
+    yard.end(yard.take()[0])
+    (first, second) = yard.take()
+    assert (first.id, second.id) == (left, right)
+    yard.end(second)
+    assert yard.state(join) == "blocked: parents"
+    yard.end(first)
+    assert yard.run() == [join]
+
+
+@pytest.mark.rows("C7")
+def test_parents_that_have_ended_already_keep_nobody_waiting(yard: Yard) -> None:
+    parent = yard.add()
+    yard.run()
+    child = yard.add(after=(parent,))
+    assert yard.state(child) == "ready"
+
+
+def test_an_unknown_parent_is_an_error_and_nothing_is_written(yard: Yard) -> None:
+    with pytest.raises(UnknownJob, match="4711"):
+        yard.add(after=(4711,))
+    assert yard.take() == []
+    assert yard.store.desk.counts()[State.BLOCKED] == 0
+
+
+@pytest.mark.rows("C27", "S0.3")
+def test_a_failed_parent_keeps_its_children_waiting_until_it_is_mended(yard: Yard) -> None:
+    parent = yard.add()
+    child = yard.add(after=(parent,))
+    yard.end(yard.take()[0], BAD)
+    assert yard.state(child) == "blocked: parents"
+    assert yard.store.desk.prune_batch(State.FAILED, -1.0) == 0, "somebody waits for it"
+    yard.store.desk.retry([parent])
+    assert yard.run() == [parent, child]
+
+
+def test_a_child_of_a_failed_parent_is_cancelled_where_that_was_asked_for_and_so_are_its_own(yard: Yard) -> None:
+    parent = yard.add()
+    child = yard.add(after=(parent,), flags=int(Flag.CANCELS_WITH_PARENTS))
+    grandchild = yard.add(after=(child,))
+    anyway = yard.add(after=(child,), when="all_done")
+    yard.end(yard.take()[0], BAD)
+    assert (yard.state(child), yard.note(child)) == ("cancelled", f"job {parent}, which it needs, failed")
+    assert (yard.state(grandchild), yard.note(grandchild)) == ("cancelled", f"job {child}, which it needs, was cancelled")
+    assert yard.state(anyway) == "ready"
+
+
+def test_all_done_takes_any_end(yard: Yard) -> None:
+    good, bad, gone = (yard.add() for _ in range(3))
+    child = yard.add(after=(good, bad, gone), when="all_done")
+    first, second, _ = yard.take()
+    yard.end(first, GOOD)
+    yard.end(second, BAD)
+    assert yard.state(child) == "blocked: parents"
+    yard.store.roster.leave(yard.worker)
+    yard.store.rescue()
+    yard.store.desk.cancel([gone])
+    assert yard.state(child) == "ready"
+
+
+@pytest.mark.rows("C29")
+def test_a_retry_of_a_child_looks_at_its_parents_again(yard: Yard) -> None:
+    parent = yard.add()
+    child = yard.add(after=(parent,))
+    yard.store.desk.cancel([child])
+    assert [one.after for one in yard.store.desk.retry([child])] == [State.BLOCKED]
+    assert yard.state(child) == "blocked: parents"
+    assert yard.run() == [parent, child]
+
+
+def test_a_parent_that_is_tried_again_is_waited_for_again(yard: Yard) -> None:
+    parent, other = yard.add(), yard.add()
+    child = yard.add(after=(parent, other))
+    first, second = yard.take()
+    yard.end(first)
+    yard.store.desk.retry([parent], force=True)
+    yard.end(second)
+    assert yard.state(child) == "blocked: parents"
+    assert yard.run() == [parent, child]
+
+
+def test_an_operator_lets_a_child_go_on_without_a_parent(yard: Yard) -> None:
+    parent, other = yard.add(), yard.add()
+    child = yard.add(after=(parent, other))
+    first, second = yard.take()
+    yard.end(first, BAD)
+    assert not yard.store.desk.waive(child, 4711)
+    assert yard.store.desk.waive(child, parent)
+    assert yard.state(child) == "blocked: parents"
+    yard.end(second)
+    assert yard.state(child) == "ready"
+    assert yard.store.desk.dependents(parent) == []
+
+
+def test_parents_come_before_the_time_the_group_and_the_limit(yard: Yard) -> None:
+    parent = yard.add()
+    later = yard.add(after=(parent,), delay=60.0)
+    grouped = yard.add(after=(parent,), group="g", limit="l", limit_rule="1")
+    second = yard.add(after=(parent,), group="g")
+    yard.run()
+    assert yard.state(later) == "scheduled"
+    assert yard.state(grouped) == "succeeded"
+    assert yard.state(second) == "succeeded"
+    yard.clock.forward(61)
+    yard.store.promote()
+    assert yard.state(later) == "ready"
+
+
+def test_many_children_and_many_parents_at_once(yard: Yard) -> None:
+    parents = [one.id for one in yard.store.add([NewJob(task="t", queue="q", args="{}")] * 700)]
+    join = yard.add(after=tuple(parents))
+    children = yard.store.add([NewJob(task="t", queue="q", args="{}", after=(join,))] * 700)
+    while claims := yard.take(300):
+        yard.store.finish([Finish(one, decide(one, GOOD)) for one in claims])
+    assert yard.state(join) == "succeeded"
+    assert yard.store.desk.counts()[State.SUCCEEDED] == 700 + 1 + len(children)
+
+
+def test_children_that_join_while_their_parents_end_are_never_left_behind(yard: Yard, database: Database) -> None:
+    """Whoever commits later sees the other: one adds children of live parents, the other ends these."""
+    other = open_store(database.url)
+    parents = [one.id for one in yard.store.add([NewJob(task="t", queue="q", args="{}")] * 60)]
+    start = threading.Barrier(2)
+
+    def add() -> None:
+        start.wait()
+        for parent in parents:
+            other.add([NewJob(task="child", queue="later", args="{}", after=(parent,))])
+
+    thread = threading.Thread(target=add)
+    thread.start()
+    start.wait()
+    claims = yard.take(60)
+    for claim in claims:
+        yard.end(claim)
+    thread.join(60)
+    other.close()
+    assert yard.store.desk.counts()[State.BLOCKED] == 0
+
+
+def test_a_lost_release_is_found_by_its_note(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    parent = yard.add()
+    child = yard.add(after=(parent,))
+    (claim,) = yard.take()
+    with monkeypatch.context() as patch:
+        patch.setattr(yard.store.settler, "settle", lambda owed, notes=(): [])
+        yard.end(claim)
+    assert yard.state(child) == "blocked: parents"
+    yard.clock.forward(5)
+    assert yard.store.settler.sweep() == 1
+    assert yard.state(child) == "ready"
+
+
+def test_plain_jobs_leave_no_notes(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers: list[int | None] = []
+    real = yard.store.settler.note
+
+    def note(connection: Connection, owed: Owed) -> int | None:
+        numbers.append(real(connection, owed))
+        return numbers[-1]
+
+    monkeypatch.setattr(yard.store.settler, "note", note)
+    yard.add(labels={"a": "b"})
+    yard.run()
+    assert numbers
+    assert set(numbers) == {None}
+
+
+# --- children -------------------------------------------------------------------------------------------------------------
+
+
+def spawn(yard: Yard, claim: Claim) -> int:
+    return yard.add(parent=claim.lease, task="child")
+
+
+@pytest.mark.rows("S3.18", "S3.59")
+def test_a_job_ends_with_the_last_of_the_children_it_spawned(yard: Yard) -> None:
+    spawner = yard.add()
+    (claim,) = yard.take()
+    first, second = spawn(yard, claim), spawn(yard, claim)
+    yard.end(claim, Done(result="7"), flags=Flag.SPAWNED)
+    assert yard.state(spawner) == "blocked: children"
+    assert yard.run() == [first, second]
+    row = yard.store.desk.job(spawner)
+    assert row is not None
+    assert (row.state, row.result) == (State.SUCCEEDED, "7")
+    child = yard.store.desk.job(first)
+    assert child is not None
+    assert child.parent_id == spawner
+
+
+@pytest.mark.rows("C66")
+def test_children_that_end_before_their_parent_keep_it_no_longer(yard: Yard) -> None:
+    spawner = yard.add()
+    (claim,) = yard.take()
+    child = spawn(yard, claim)
+    assert yard.run() == [child]
+    yard.end(claim, flags=Flag.SPAWNED)
+    assert yard.state(spawner) == "succeeded"
+
+
+@pytest.mark.rows("S3.59", "C67", "C68")
+def test_a_failed_child_is_worse_than_a_cancelled_one_and_it_goes_on_upwards(yard: Yard) -> None:
+    grandparent = yard.add()
+    (top,) = yard.take()
+    parent = spawn(yard, top)
+    yard.end(top, flags=Flag.SPAWNED)
+    (middle,) = yard.take()
+    bad, gone = spawn(yard, middle), spawn(yard, middle)
+    yard.end(middle, flags=Flag.SPAWNED)
+    (claim, _) = yard.take()
+    assert claim.id == bad
+    yard.end(claim, BAD)
+    yard.store.roster.leave(yard.worker)
+    yard.store.rescue()
+    assert yard.state(parent) == "blocked: children"
+    yard.store.desk.cancel([gone])
+    assert (yard.state(parent), yard.note(parent)) == ("failed", f"job {bad}, its child, failed")
+    assert yard.state(grandparent) == "failed"
+
+
+@pytest.mark.rows("C69")
+def test_a_failure_of_its_own_is_not_overwritten_by_children_that_succeed(yard: Yard) -> None:
+    spawner = yard.add()
+    (claim,) = yard.take()
+    child = spawn(yard, claim)
+    yard.end(claim, BAD, flags=Flag.SPAWNED)
+    assert yard.run() == [child]
+    assert yard.state(spawner) == "failed"
+
+
+@pytest.mark.rows("S3.19")
+def test_a_master_keeps_the_outcome_of_its_own_run(yard: Yard) -> None:
+    spawner = yard.add(flags=int(Flag.MASTER))
+    (claim,) = yard.take()
+    spawn(yard, claim)
+    yard.end(claim, flags=Flag.SPAWNED)
+    assert yard.state(spawner) == "succeeded"
+
+
+def test_children_of_an_earlier_attempt_count(yard: Yard) -> None:
+    spawner = yard.add()
+    (claim,) = yard.take()
+    child = spawn(yard, claim)
+    yard.end(claim, Failed(error="boom", retry_in=0.0), flags=Flag.SPAWNED)
+    first, second = yard.take()
+    assert {first.id, second.id} == {spawner, child}
+    again = first if first.id == spawner else second
+    yard.end(again)
+    assert yard.state(spawner) == "blocked: children"
+
+
+def test_who_has_lost_its_lease_spawns_nothing(yard: Yard) -> None:
+    yard.add()
+    (claim,) = yard.take()
+    yard.end(claim, Failed(error="boom", retry_in=0.0))
+    with pytest.raises(LeaseLost):
+        spawn(yard, claim)
+    with pytest.raises(LeaseLost):
+        yard.add(parent=Lease(4711, 1))
+    assert yard.store.desk.counts()[State.READY] == 1
