@@ -11,7 +11,7 @@ from dray.errors import DrayError, Permanent
 from dray.handle import Job
 from dray.job import RetryIn, Skip, Snooze, State, StopWorker
 from dray.lifecycle import Retry
-from dray.options import Limit
+from dray.options import Limit, Unique
 from dray.report import Report
 from dray.task import Task
 
@@ -30,6 +30,7 @@ __all__ = [
     "State",
     "StopWorker",
     "Task",
+    "Unique",
     "current_job",
 ]
 

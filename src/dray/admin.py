@@ -11,7 +11,7 @@ from typing import Any
 from dray import doctor
 from dray.app import Dray
 from dray.doctor import Check
-from dray.errors import BadFilter, BadOption, IllegalMove, SchemaError, UnknownJob
+from dray.errors import BadFilter, BadOption, Conflict, IllegalMove, SchemaError, UnknownJob
 from dray.job import ENDED, JobRow, State
 from dray.store import schema, vitals
 from dray.store.control import Moved
@@ -48,7 +48,7 @@ class Move:
     id: int
     before: State | None
     after: State | None
-    error: UnknownJob | IllegalMove | None = None
+    error: UnknownJob | IllegalMove | Conflict | None = None
 
     def expect(self) -> Move:
         """Give it back if the job was moved; raises UnknownJob or IllegalMove."""
@@ -216,9 +216,11 @@ class Admin:
 
 
 def _judged(moved: Moved, word: str) -> Move:
-    error: UnknownJob | IllegalMove | None = None
+    error: UnknownJob | IllegalMove | Conflict | None = None
     if moved.before is None:
         error = UnknownJob(moved.id)
+    elif moved.holder is not None:
+        error = Conflict(moved.holder)
     elif moved.after is None:
         error = IllegalMove(moved.id, moved.before, word)
     return Move(id=moved.id, before=moved.before, after=moved.after, error=error)

@@ -8,22 +8,20 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from contextvars import ContextVar, Token
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
-
-from msgspec.structs import replace
 
 from dray.codec import Codec
 from dray.context import current_job
 from dray.errors import BadOption, ConfigurationError
 from dray.handle import Job
-from dray.job import Added, Flag, Lease, NewJob
+from dray.job import Added, NewJob
 from dray.options import Options
 from dray.runner import Runner
 from dray.sender import AppSender, Bound, FunctionTask, Using, changed
 from dray.settings import Settings, load
 from dray.store import open_store
 from dray.task import Definition, Registry, Task, TaskOptions
+from dray.waits import microseconds, with_waits
 
 if TYPE_CHECKING:
     from dray.store.sql import SqlStore
@@ -202,7 +200,7 @@ class Dray:
         self.learn_types()
         definition.bind(args, kwargs)
         job = self._new_job(definition, options, self.codec.encode_call(args, kwargs))
-        return Bound(self, self._gated(job, definition, options, args, kwargs))
+        return Bound(self, with_waits(job, definition, options, args, kwargs, self.codec))
 
     def bound_instance(self, instance: Task, options: Options) -> Bound:
         self.learn_types()
@@ -210,7 +208,7 @@ class Dray:
         instance.validate()  # fields may have been changed since it was made
         fields = {field.name: getattr(instance, field.name) for field in dataclasses.fields(instance) if field.init}
         job = self._new_job(definition, options, self.codec.encode_call((), fields))
-        return Bound(self, self._gated(job, definition, options, (), fields), instance.before_enqueue)
+        return Bound(self, with_waits(job, definition, options, (), fields, self.codec), instance.before_enqueue)
 
     def _name_of(self, task: type[Task]) -> str:
         for definition in self.registry:
@@ -226,41 +224,12 @@ class Dray:
             priority=defaults.priority if options.priority is None else options.priority,
             args=args,
             delay=options.run_in,
-            run_at=None if options.run_at is None else _microseconds(options.run_at),
+            run_at=microseconds(options.run_at),
             key=options.key,
             owner=options.owner,
             labels=options.labels,
             max_attempts=defaults.retry.attempts if options.max_attempts is None else options.max_attempts,
             flags=int(defaults.flags),
-        )
-
-    def _gated(
-        self, job: NewJob, definition: Definition, options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> NewJob:
-        """The same job with what it has to wait for."""
-        defaults = definition.defaults
-        parents = options.parents
-        group = definition.named(defaults.group, args, kwargs) if options.group is None and defaults.group else options.group
-        limit = options.limit or defaults.limit
-        parent = None if options.parent is None else Lease(options.parent.id, options.parent.fence)
-        if group is None and limit is None and not parents and parent is None:
-            return job
-        flags = Flag(job.flags)
-        if (options.on_failure or defaults.on_failure) == "halt":
-            flags |= Flag.HALT
-        if options.on_parent_failure == "cancel":
-            flags |= Flag.CANCELS_WITH_PARENTS
-        strict = defaults.strict_order if options.strict_order is None else options.strict_order
-        return replace(
-            job,
-            flags=int(flags),
-            group=group,
-            rank=0 if strict else None,
-            limit=None if limit is None else definition.named(limit.name, args, kwargs),
-            limit_rule=None if limit is None else limit.rule,
-            after=parents,
-            when=options.when,
-            parent=parent,
         )
 
     def _all_bound(self, calls: Iterable[Bound | Task]) -> list[Bound]:
@@ -276,7 +245,10 @@ class Dray:
         return bound
 
     def _jobs(self, bound: Sequence[Bound], added: Sequence[Added]) -> list[Job]:
-        return [Job(self, one.id, state=one.state, task=it.job.task) for one, it in zip(added, bound, strict=True)]
+        return [
+            Job(self, one.id, state=one.state, task=it.job.task, created=one.created)
+            for one, it in zip(added, bound, strict=True)
+        ]
 
     def _add_within(self, bound: Sequence[Bound], target: Any) -> list[Added]:
         return self.store.add_within(target, [one.job for one in bound])
@@ -324,8 +296,3 @@ class Transaction(AbstractContextManager[None], AbstractAsyncContextManager[None
 def _is_async(target: Any) -> bool:
     """Whether this is an AsyncSession or AsyncConnection: those have `run_sync`, and their sync twins have not."""
     return hasattr(target, "run_sync")
-
-
-def _microseconds(instant: datetime) -> int:
-    delta = instant.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)
-    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds

@@ -10,6 +10,7 @@
     │   └── UnknownTask       no task of that name (also a LookupError)
     ├── UnknownJob            no job of that id, live or in the history (also a LookupError)
     ├── UnknownWorker         no worker of that id (also a LookupError)
+    ├── Conflict              another job has the unique key
     ├── IllegalMove           the job's state does not allow this move
     ├── JobFailed             asked for the result of a job that failed or was cancelled
     ├── NotFinished           asked for the result of a job that has not ended (also a TimeoutError)
@@ -85,6 +86,16 @@ class UnknownWorker(DrayError, LookupError):
     def __init__(self, worker_id: int) -> None:
         super().__init__(f"there is no worker {worker_id}")
         self.worker_id = worker_id
+
+
+class Conflict(DrayError):
+    """Another job has the unique key that this one needs; `holder` is its id."""
+
+    def __init__(self, holder: int) -> None:
+        super().__init__(
+            f"job {holder} has the same unique key; wait for its end, or enqueue with conflict='keep' or 'replace'"
+        )
+        self.holder = holder
 
 
 class IllegalMove(DrayError):

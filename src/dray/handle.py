@@ -30,8 +30,11 @@ class Job:
     job.wait(timeout=10).result
     """
 
-    def __init__(self, app: App, job_id: int, *, state: State | None = None, task: str | None = None) -> None:
+    def __init__(
+        self, app: App, job_id: int, *, state: State | None = None, task: str | None = None, created: bool = True
+    ) -> None:
         self._app = app
+        self.created = created  # False: an enqueue found this one of its unique key, and made no other
         self._state, self._task = state, task
         self._row: JobRow | None = None
         self.id = job_id

@@ -84,10 +84,11 @@ class Ready(NamedTuple):
 
 
 class Added(NamedTuple):
-    """What became of one enqueued job."""
+    """What became of one enqueued job. `created`: it is new, and not the one of its unique key that was there already."""
 
     id: int
     state: State
+    created: bool = True
 
 
 class Lease(NamedTuple):
@@ -95,6 +96,16 @@ class Lease(NamedTuple):
 
     id: int
     fence: int
+
+
+class UniqueKey(NamedTuple):
+    """What makes a new job the same as another, and what to do then; see options.Unique."""
+
+    hash: int
+    scope: int
+    window: int | None = None  # microseconds that it is held, whatever becomes of its job
+    conflict: str = "keep"
+    max_wait: float | None = None  # seconds from the first enqueue that a replaced job waits at most
 
 
 class NewJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,6 +132,7 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     expires_in: float | None = None  # seconds, counted from the database's clock
     expires_at: int | None = None
     threshold: int | None = None  # of coalescing in its group
+    unique: UniqueKey | None = None
 
     @property
     def waits(self) -> bool:
@@ -130,7 +142,7 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_plain(self) -> bool:
         """Whether it has nothing of what most jobs have not."""
-        rare = self.parent, self.expires_in, self.expires_at, self.threshold
+        rare = self.parent, self.expires_in, self.expires_at, self.threshold, self.unique
         return not self.waits and all(one is None for one in rare)
 
 

@@ -85,6 +85,57 @@ class Limit:
         return cls(name, most, rate, per)
 
 
+SCOPES = ("queued", "unfinished", "ever")
+CONFLICTS = ("keep", "replace", "raise")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unique:
+    """No two jobs of a task with the same arguments (S2.26, C59-C62).
+
+    scope       how long a job keeps others away: "queued" until it starts, so that a change made while it runs is not lost;
+                "unfinished" until it has ended; "ever", also when it has failed or was pruned
+    window      instead: for so many seconds after its enqueue, whatever becomes of it
+    conflict    what an enqueue of the same does: "keep" gives the job that is there, "replace" also puts the new arguments,
+                priority and time into it if it has not started, "raise" raises Conflict
+    by          names of the arguments that have to be the same; None: all
+    debounce    run so many seconds after the last enqueue, with its arguments; implies conflict="replace"
+    max_wait    but not later than so many seconds after the first
+    """
+
+    scope: str = "queued"
+    window: float | None = None
+    conflict: str = "keep"
+    by: Sequence[str] | None = None
+    debounce: float | None = None
+    max_wait: float | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("scope", self.scope, SCOPES)
+        check_choice("conflict", self.conflict, CONFLICTS)
+        for name in ("window", "debounce", "max_wait"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1e10:
+                raise BadOption(f"{name} must be a number of seconds above 0, got {value!r}")
+        if isinstance(self.by, str):
+            raise BadOption(f"by must be a list of names of arguments, got {self.by!r}")
+        if self.max_wait is not None and (self.debounce is None or self.max_wait < self.debounce):
+            raise BadOption("max_wait belongs to debounce, and cannot be shorter")
+        if self.debounce is not None and (self.scope != "queued" or self.window is not None):
+            raise BadOption("debounce works on jobs that wait: leave scope and window out")
+
+    @classmethod
+    def of(cls, value: Unique | bool | None) -> Unique | None:
+        """True is the usual kind of uniqueness, None and False are none; raises BadOption for anything else."""
+        if value is None or value is False:
+            return None
+        if value is True:
+            return cls()
+        if not isinstance(value, cls):
+            raise BadOption(f"unique must be True or a dray.Unique, got {value!r:.300}")
+        return value
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """How a job should be queued. None means: as its task says.
@@ -105,6 +156,11 @@ class Options:
     when        "all_succeeded" or "all_done": how those have to end
     on_parent_failure  "wait" until a person has mended them, or "cancel", when one of those fails
     parent      `current_job()`: a child of the job that runs here, which has not ended before its children have (S3.18)
+    expires_in, expires_at     cancelled if it has not started after so many seconds, or at this instant
+    deadline_in, deadline_at   the same, and asked to end if it runs by then
+    unique      True, or a `Unique`: no second job with the same arguments
+    coalesce    a number: when this job starts, those of its task that wait in its group with this number or a greater one are
+                done by it (S2.36)
     """
 
     queue: str | None = None
@@ -123,6 +179,12 @@ class Options:
     when: str = "all_succeeded"
     on_parent_failure: str = "wait"
     parent: Running | None = None
+    expires_in: float | None = None
+    expires_at: datetime | None = None
+    deadline_in: float | None = None
+    deadline_at: datetime | None = None
+    unique: Unique | bool | None = None
+    coalesce: int | None = None
 
     def __post_init__(self) -> None:
         if self.priority is not None:
@@ -139,12 +201,17 @@ class Options:
         self._check_waits()
 
     def _check_times(self) -> None:
-        if self.run_in is not None and self.run_at is not None:
-            raise BadOption("give run_in or run_at, not both")
-        if self.run_in is not None and not 0 <= self.run_in < 1e10:
-            raise BadOption(f"run_in must be a number of seconds from 0 up, got {self.run_in!r}")
-        if self.run_at is not None and self.run_at.tzinfo is None:
-            raise BadOption(f"run_at needs a time zone, got {self.run_at!r}; use datetime.now(UTC) or similar")
+        for name in ("run", "expires", "deadline"):
+            seconds, instant = getattr(self, f"{name}_in"), getattr(self, f"{name}_at")
+            if seconds is not None and instant is not None:
+                raise BadOption(f"give {name}_in or {name}_at, not both")
+            if seconds is not None and not 0 <= seconds < 1e10:
+                raise BadOption(f"{name}_in must be a number of seconds from 0 up, got {seconds!r}")
+            if instant is not None and instant.tzinfo is None:
+                raise BadOption(f"{name}_at needs a time zone, got {instant!r}; use datetime.now(UTC) or similar")
+        given = [name for name in ("expires", "deadline") if getattr(self, f"{name}_in") or getattr(self, f"{name}_at")]
+        if len(given) > 1:
+            raise BadOption("give an expiry or a deadline, not both: what has to have ended by then must also have started")
 
     def _check_waits(self) -> None:
         if self.limit is not None and not isinstance(self.limit, Limit):
@@ -154,6 +221,9 @@ class Options:
         if self.on_failure is not None:
             check_choice("on_failure", self.on_failure, ON_FAILURE)
         _ = self.parents  # raises for what is no job
+        Unique.of(self.unique)
+        if self.coalesce is not None and (isinstance(self.coalesce, bool) or not isinstance(self.coalesce, int)):
+            raise BadOption(f"coalesce must be a whole number, got {self.coalesce!r}")
         if self.parent is not None and not hasattr(self.parent, "fence"):
             raise BadOption(f"parent takes the job that runs here, parent=current_job(), not {self.parent!r:.300}")
 

@@ -13,7 +13,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Unpack
 from dray.errors import BadArguments, BadOption
 from dray.handle import Job
 from dray.job import NewJob
-from dray.options import HasId, Limit, Options, Running, check_known
+from dray.options import HasId, Limit, Options, Running, Unique, check_known
 from dray.task import Definition, Registry, Task
 
 P = ParamSpec("P")
@@ -39,6 +39,12 @@ class Using(TypedDict, total=False):
     when: str
     on_parent_failure: str
     parent: Running | None
+    expires_in: float
+    expires_at: datetime
+    deadline_in: float
+    deadline_at: datetime
+    unique: Unique | bool
+    coalesce: int
 
 
 class App(Protocol):

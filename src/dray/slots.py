@@ -180,6 +180,8 @@ class Slots:
 
     def _begin(self, item: Item) -> Prepared | None:
         """Everything before user code; None when there will be none."""
+        if item.dropped is None and has_expired(item):
+            item.dropped = Cancelled(why="expired: it had not been started in time")
         if item.dropped is not None:
             self._end(item, Ran(item.dropped))
             return None
@@ -242,3 +244,11 @@ def has_succeeded(item: Item) -> bool:
 def lined_up(items: Iterable[Item]) -> int:
     """How many of these wait for the job before them in their group: they take up nobody's slot."""
     return sum(item.claim.follows and item.started is None for item in items)
+
+
+def has_expired(item: Item) -> bool:
+    """Whether its time is over: by the database's clock at the claim, and a steady one since then."""
+    expires_at = item.claim.expires_at
+    if expires_at is None:
+        return False
+    return item.claim.claimed_at + (time.monotonic() - item.claimed) * 1_000_000 >= expires_at

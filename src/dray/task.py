@@ -13,7 +13,7 @@ from dray.context import Context
 from dray.errors import BadArguments, BadOption, TaskError, UnknownTask
 from dray.job import DEFAULT_PRIORITY, Flag, name_hash
 from dray.lifecycle import DEFAULT_RETRY, Retry, RetryLike
-from dray.options import ON_FAILURE, Limit, check_choice, check_known, check_name, check_priority, fill
+from dray.options import ON_FAILURE, Limit, Unique, check_choice, check_known, check_name, check_priority, fill
 
 ON_CRASH = ("retry", "fail")
 
@@ -67,6 +67,7 @@ class TaskOptions(TypedDict, total=False):
     limit: Limit | None
     run_ahead: int
     master: bool
+    unique: Unique | bool
     aliases: Sequence[str]
 
 
@@ -83,6 +84,7 @@ class Defaults:
     on_failure: str = "continue"
     limit: Limit | None = None  # its name may name arguments, too
     master: bool = False  # what becomes of its children is not its own outcome
+    unique: Unique | None = None
     run_ahead: int = 1  # of its group, how many a worker takes at once, to run them one after the other
 
     def __post_init__(self) -> None:
@@ -112,6 +114,7 @@ class Defaults:
             limit=options.get("limit"),
             run_ahead=options.get("run_ahead", 1),
             master=options.get("master", False),
+            unique=Unique.of(options.get("unique")),
         )
 
     @property
@@ -148,11 +151,13 @@ class Definition:
 
     def named(self, template: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
         """A name with the values of arguments in it: "customer-{customer_id}" -> "customer-7"; raises BadOption."""
-        if "{" not in template:
-            return template
+        return fill(template, self.arguments(args, kwargs)) if "{" in template else template
+
+    def arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of a call by their names, also those that were not given."""
         bound = self.signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        return fill(template, bound.arguments)
+        return dict(bound.arguments)
 
     def call(self, args: Sequence[Any], kwargs: Mapping[str, Any], context: Context) -> Any:
         """Run it; an async task gives its coroutine. The arguments are known to fit."""

@@ -22,10 +22,12 @@ ATTEND_EVERY = 1.0  # seconds between looks for cancels and holds
 ADOPT_EVERY = 5.0  # seconds between looks for parked jobs that are known here
 DUE_EVERY = 1.0  # seconds between looks for due jobs, at most
 SWEEP_EVERY = 2.0  # seconds between looks for what nobody settled
-RATES_EVERY = 1.0  # seconds between looks for starts that a rate allows, at most
+GATES_EVERY = 1.0  # seconds between looks for starts that a rate allows, and for what has expired, at most
+KEYS = 1000  # unique keys that are looked at in one go
 PRUNE_EVERY = 60.0
 PRUNE_BATCHES = 5  # in one go: no chore may take long
 OUTPUT_LIMIT = 10_000  # lines kept in memory while the database is away
+GATE_ROWS = 3600.0  # seconds the row of a group or limit is kept that nobody uses
 WORKER_ROWS = 86_400.0  # seconds the row of an ended worker is kept
 
 
@@ -166,6 +168,7 @@ class Upkeep(_Chores):
             State.FAILED: settings.keep_failed,
         }
         self._watch = Watch(ttl=settings.ttl)
+        self._key: int | None = None  # how far the keys were looked through
         self._due_at = self._rescue_at = self._adopt_at = self._sweep_at = self._rates_at = 0.0
         self._prune_at = time.monotonic() + PRUNE_EVERY / 2
 
@@ -180,8 +183,7 @@ class Upkeep(_Chores):
             self.adopt()
             self._adopt_at = now + ADOPT_EVERY
         if now >= self._rates_at:
-            wait = self._app.store.open_rates()
-            self._rates_at = now + min(RATES_EVERY, RATES_EVERY if wait is None else max(0.0, wait))
+            self._rates_at = now + self.watch_clocks()
         if now >= self._sweep_at:
             self.sweep()
             self._sweep_at = now + SWEEP_EVERY
@@ -221,6 +223,14 @@ class Upkeep(_Chores):
         if self._app.store.adopt(self._app.registry.known()):
             self._tell()
 
+    def watch_clocks(self) -> float:
+        """End what has expired, start what a rate allows by now; gives the seconds until the next look."""
+        store = self._app.store
+        while sum(expired := store.expire()):
+            events.emit("jobs.expired", cancelled=expired.cancelled, asked=expired.asked)
+        wait = store.open_rates()
+        return GATES_EVERY if wait is None else min(GATES_EVERY, max(0.0, wait))
+
     def sweep(self) -> None:
         """Settle what a crash left unsettled."""
         if count := self._app.store.sweep():
@@ -236,5 +246,7 @@ class Upkeep(_Chores):
                 if gone < 1000 or self._stopped.is_set():
                     break
         store.desk.prune_workers(WORKER_ROWS)
+        store.desk.prune_gates(GATE_ROWS)
+        self._key = store.desk.prune_keys(self._key)
         if count:
             events.emit("prune.done", count=count)

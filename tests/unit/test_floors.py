@@ -27,9 +27,9 @@ FLOORS: list[set[str]] = [
     # 3 behind the door: what the store stands on, its chapters, and what puts them together
     {"store.dialects", "store.tables", "store.view", "store.connect", "store.lines", "store.wakeup", "store.filters"}
     | {"store.schema", "store.migrations", "store.migrations.*"}
-    | {"store.owed", "store.places", "store.ends", "store.edges", "store.gates", "store.limits", "store.follow"}
+    | {"store.owed", "store.places", "store.ends", "store.edges", "store.gates", "store.limits", "store.follow", "store.unique"}
     | {"store.add", "store.lanes", "store.claim", "store.finish"}
-    | {"store.settle", "store.sweep", "store.rescue", "store.promote"}
+    | {"store.settle", "store.sweep", "store.expire", "store.rescue", "store.promote"}
     | {"store.control", "store.workers", "store.listing", "store.read", "store.output", "store.prune"}
     | {"store.roster", "store.desk", "store.caller", "store.vitals", "store.sql"},
     # 4 the doorkeeper
@@ -37,7 +37,7 @@ FLOORS: list[set[str]] = [
     # 5 one run
     {"task", "runner", "context", "handle", "sender"},
     # 6 what the engine is made of
-    {"app", "intake", "finisher", "process", "heartbeat", "lease", "limits", "outage", "slots", "admin", "doctor"},
+    {"app", "waits", "intake", "finisher", "process", "heartbeat", "lease", "limits", "outage", "slots", "admin", "doctor"},
     # 7 the engine
     {"worker", "upkeep", "discover"},
     # 8 faces
@@ -71,19 +71,21 @@ NEIGHBOURS: dict[str, set[str]] = {
     "store.owed": {"store.tables"},
     "store.ends": {"store.owed", "store.places", "store.tables"},
     "store.edges": {"store.ends", "store.owed", "store.places", "store.tables"},
+    "store.unique": {"store.tables"},
     "store.gates": {"store.owed", "store.places", "store.tables"},
     "store.limits": {"store.gates", "store.owed", "store.places", "store.tables"},
     "store.follow": {"store.claim", "store.tables"},
     "store.places": {"store.owed", "store.tables"},
-    "store.add": {"store.edges", "store.owed", "store.tables"},
+    "store.add": {"store.unique", "store.edges", "store.owed", "store.tables"},
     "store.lanes": {"store.tables"},
     "store.claim": {"store.tables", "store.lanes"},
     "store.finish": {"store.owed", "store.tables"},
     "store.settle": {"store.connect", "store.owed", "store.places", "store.tables", "store.wakeup"}
     | {"store.edges", "store.gates", "store.limits"},
+    "store.expire": {"store.ends", "store.owed", "store.tables"},
     "store.sweep": {"store.connect", "store.limits", "store.owed", "store.settle", "store.tables"},
     "store.promote": {"store.owed", "store.places", "store.tables"},
-    "store.control": {"store.ends", "store.owed", "store.places", "store.tables"},
+    "store.control": {"store.unique", "store.ends", "store.owed", "store.places", "store.tables"},
     "store.workers": {"store.tables"},
     "store.output": {"store.tables"},
     "store.listing": {"store.tables", "store.filters"},
@@ -93,15 +95,16 @@ NEIGHBOURS: dict[str, set[str]] = {
     "store.caller": {"store.owed", "store.settle", "store.wakeup"},
     "store.roster": {"store.connect", "store.tables", "store.wakeup", "store.workers"},
     "store.desk": {"store.connect", "store.settle", "store.tables", "store.wakeup"}
-    | {"store.control", "store.edges", "store.gates", "store.output", "store.prune", "store.read"},
+    | {"store.control", "store.edges", "store.gates", "store.output", "store.prune", "store.read", "store.unique"},
     "store.vitals": {"store.connect", "store.tables"},
     "store.sql": {"store.dialects", "store.tables", "store.connect", "store.wakeup", "store.schema"}
     | {"store.add", "store.claim", "store.finish", "store.settle", "store.rescue", "store.promote"}
-    | {"store.follow", "store.owed", "store.sweep", "store.roster", "store.desk", "store.caller"},
+    | {"store.expire", "store.follow", "store.owed", "store.sweep", "store.roster", "store.desk", "store.caller"},
     "task": {"context"},
     "runner": {"context", "task"},
     "lease": {"heartbeat"},
     "worker": {"upkeep"},
+    "app": {"waits"},
     "admin": {"app", "doctor"},
     "doctor": {"app"},
     "cli.opening": {"cli.options"},

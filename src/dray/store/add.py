@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -11,7 +11,7 @@ from sqlalchemy import Connection, insert, select
 
 from dray.job import Added, Flag, NewJob, State, name_hash
 from dray.stations import GROUP, LIMIT, enter, gate_hash
-from dray.store import edges
+from dray.store import edges, unique
 from dray.store.owed import Owed
 from dray.store.tables import REASON, STATE, STATE_OF, Tables
 
@@ -40,6 +40,8 @@ _FIELDS = {
     "xd": "int",  # microseconds until it expires
     "xa": "int",
     "ts": "int",
+    "uh": "int",
+    "us": "int",
     "q": "text",
     "t": "text",
     "k": "text",
@@ -73,6 +75,8 @@ _COLUMNS = {
     "group_rank": "d.gr",
     "limit_hash": "d.lh",
     "limit_held": f"CASE WHEN d.pa = 1 OR {_LATER} THEN NULL ELSE d.ld END",
+    "unique_hash": "d.uh",
+    "unique_scope": "d.us",
     "parent_id": "d.pi",
     "threshold": "d.ts",
     "expires_at": "COALESCE(d.xa, n.now + d.xd)",
@@ -114,23 +118,53 @@ def add(connection: Connection, tables: Tables, jobs: Sequence[NewJob]) -> tuple
     added: list[Added] = []
     owed = Owed()
     for chunk in _chunks(jobs):
-        ids = _insert(connection, tables, chunk)
-        added += ids
-        for one, job in zip(ids, chunk, strict=True):
-            if job.waits and one.state is State.BLOCKED:
-                _owe(owed, one.id, job)
-        owed.rulings |= set({job.limit: one.id for one, job in zip(ids, chunk, strict=True) if job.limit}.values())
-        needed = [edge for one, job in zip(ids, chunk, strict=True) for edge in _edges(one.id, job)]
-        if needed:
-            connection.execute(insert(tables.edges), needed)
-        labelled = [
-            {"job_id": one.id, "name": name, "value": value, "label_hash": name_hash(f"{name}={value}")}
-            for one, job in zip(ids, chunk, strict=True)
-            for name, value in job.labels.items()
-        ]
-        if labelled:
-            connection.execute(insert(tables.labels), labelled)
+        fresh, there = _fresh(connection, tables, chunk)
+        made = dict(zip(fresh, _insert(connection, tables, [chunk[place] for place in fresh]), strict=True)) if fresh else {}
+        new = [(one.id, chunk[place]) for place, one in made.items()]
+        unique.name(connection, tables, new)
+        _insert_sides(connection, tables, new)
+        for place, one in made.items():
+            if chunk[place].waits and one.state is State.BLOCKED:
+                _owe(owed, one.id, chunk[place])
+        owed.rulings |= set({job.limit: id for id, job in new if job.limit}.values())
+        added += [made.get(place) or there(place, made) for place in range(len(chunk))]
     return added, owed
+
+
+def _fresh(
+    connection: Connection, tables: Tables, jobs: Sequence[NewJob]
+) -> tuple[list[int], Callable[[int, Mapping[int, Added]], Added]]:
+    """The places of those that are new, and what tells of another which job it is."""
+    first: dict[int, int] = {}
+    for place, job in enumerate(jobs):
+        if job.unique is not None:
+            first.setdefault(job.unique.hash, place)  # of equal ones in one batch the first is the one
+    existing = unique.acquire(connection, tables, [jobs[place] for place in first.values()]) if first else {}
+
+    def is_new(place: int, job: NewJob) -> bool:
+        return job.unique is None or (job.unique.hash not in existing and first[job.unique.hash] == place)
+
+    def there(place: int, made: Mapping[int, Added]) -> Added:
+        key = jobs[place].unique
+        assert key is not None
+        if key.hash in existing:
+            return Added(existing[key.hash].id, STATE_OF[existing[key.hash].state], created=False)
+        return made[first[key.hash]]._replace(created=False)
+
+    return [place for place, job in enumerate(jobs) if is_new(place, job)], there
+
+
+def _insert_sides(connection: Connection, tables: Tables, new: Sequence[tuple[int, NewJob]]) -> None:
+    needed = [edge for id, job in new for edge in _edges(id, job)]
+    if needed:
+        connection.execute(insert(tables.edges), needed)
+    labelled = [
+        {"job_id": id, "name": name, "value": value, "label_hash": name_hash(f"{name}={value}")}
+        for id, job in new
+        for name, value in job.labels.items()
+    ]
+    if labelled:
+        connection.execute(insert(tables.labels), labelled)
 
 
 def _owe(owed: Owed, id: int, job: NewJob) -> None:
@@ -155,7 +189,7 @@ def _policy(job: NewJob) -> int:
 
 def is_one_statement(jobs: Sequence[NewJob]) -> bool:
     """Whether `add` runs a single statement, which is atomic by itself, and leaves nothing to settle."""
-    return not any(job.labels or job.waits or job.parent for job in jobs) and sum(1 for _ in _chunks(jobs)) == 1
+    return not any(job.labels or job.waits or job.parent or job.unique for job in jobs) and sum(1 for _ in _chunks(jobs)) == 1
 
 
 def _chunks(jobs: Sequence[NewJob]) -> Iterator[Sequence[NewJob]]:
@@ -253,6 +287,8 @@ def _rare(job: NewJob) -> dict[str, Any]:
         "ld": place.limit_held,
         "pi": None if job.parent is None else job.parent.id,
         "ts": job.threshold,
+        "uh": None if job.unique is None else job.unique.hash,
+        "us": None if job.unique is None else job.unique.scope,
         "xd": None if job.expires_in is None else round(job.expires_in * 1_000_000),
         "xa": job.expires_at,
         "g": job.group,

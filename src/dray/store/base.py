@@ -273,6 +273,10 @@ class Store(EngineStore, Protocol):
         """Let go on what a crash between a commit and its consequences has left waiting; gives how many jobs became ready."""
         ...
 
+    def expire(self) -> Any:
+        """Cancel what was not started in time, a thousand at most, and ask to end what runs past its deadline."""
+        ...
+
     def open_rates(self) -> float | None:
         """Let start what rates allow by now; gives the seconds until they allow the next (None: nobody waits for that)."""
         ...

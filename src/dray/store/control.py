@@ -17,6 +17,7 @@ from sqlalchemy import (
 
 from dray.job import Flag, Lease, Reason, State
 from dray.stations import Held, Place, enter
+from dray.store import unique
 from dray.store.ends import carry, ended
 from dray.store.owed import Owed
 from dray.store.places import Placed, Traveller, arrived, columns_of, send_on
@@ -56,6 +57,7 @@ class Moved(NamedTuple):
     after: State | None
     queue: str
     priority: int
+    holder: int | None = None  # the job that has its unique key by now, for which it was not moved
 
 
 Moves = tuple[list[Moved], Owed]  # in the order asked, and what follows from them
@@ -74,6 +76,8 @@ class _Found(NamedTuple):
     group_held: int | None
     limit_hash: int | None
     limit_held: int | None
+    unique_hash: int | None
+    unique_scope: int | None
 
     @property
     def held(self) -> bool:
@@ -86,10 +90,11 @@ class _Found(NamedTuple):
 
 
 class Acted(NamedTuple):
-    """The state of each job that was moved, and what follows from that."""
+    """The state of each job that was moved, what follows from that, and who keeps others from being moved."""
 
     after: Mapping[int, int]
     owed: Owed
+    holders: Mapping[int, int] = {}
 
 
 Act = Callable[[Sequence[_Found]], Acted]
@@ -162,7 +167,8 @@ def retry(connection: Connection, tables: Tables, ids: Sequence[int], *, force: 
 
     A succeeded job is run again only with `force`. Of two operators who retry the same job one moves it, and
     the other finds it live. An ended job keeps its fence, so that whoever held it before still cannot write,
-    and the list of its attempts. It looks at its parents, its group and its limit again (C29).
+    and the list of its attempts; it takes its unique key again, or is not moved. It looks at its parents, its group
+    and its limit again (C29).
     """
     endings = (FAILED, CANCELLED, *([SUCCEEDED] if force else []))
 
@@ -171,9 +177,13 @@ def retry(connection: Connection, tables: Tables, ids: Sequence[int], *, force: 
         expected = tables.jobs.c.state.in_((SCHEDULED, RETRYING))
         placed = send_on(connection, tables, timed, expected, {"run_at": None})
         over = [job for job in found if job.state in endings]
+        keys = [(job.id, job.unique_hash, job.unique_scope or 0) for job in over if job.unique_hash is not None]
+        holders = unique.retake(connection, tables, keys)
+        over = [job for job in over if job.id not in holders]
         placed.add(_put_back(connection, tables, over, endings))
         moved = dict.fromkeys([*(one.id for one in timed), *(job.id for job in over)], BLOCKED)
-        return Acted(_unmoved(found, (READY,)) | moved | {one.id: READY for one in placed.ready}, placed.owed)
+        after = _unmoved(found, (READY,)) | moved | {one.id: READY for one in placed.ready}
+        return Acted(after, placed.owed, holders)
 
     return _move(connection, tables, ids, act)
 
@@ -232,11 +242,11 @@ def _move(connection: Connection, tables: Tables, ids: Sequence[int], act: Act) 
     ordered = sorted(set(ids))  # ascending: nobody who locks many rows waits in a circle
     for start in range(0, len(ordered), CHUNK):
         found = _find(connection, tables, ordered[start : start + CHUNK])
-        after, some = act(found)
+        after, some, holders = act(found)
         owed.add(some)
         for job in found:
             now = STATE_OF[after[job.id]] if job.id in after else None
-            moved[job.id] = Moved(job.id, STATE_OF.get(job.state), now, job.queue, job.priority)
+            moved[job.id] = Moved(job.id, STATE_OF.get(job.state), now, job.queue, job.priority, holders.get(job.id))
     return [moved.get(id) or Moved(id, None, None, "", 0) for id in ids], owed
 
 

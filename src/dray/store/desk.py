@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from dray.job import Flag, JobRow, Lease, Ready, State
 from dray.stations import GROUP, gate_hash
-from dray.store import control, edges, gates, output, prune, read
+from dray.store import control, edges, gates, output, prune, read, unique
 from dray.store.connect import Database
 from dray.store.control import Moved, Moves
 from dray.store.output import Line, OutputLine
@@ -125,6 +125,15 @@ class Desk:
     def count_prunable(self, state: State, older_than: float, cap: int = 10_000) -> int:
         """How many jobs `prune_batch` would delete in all, counted up to cap + 1."""
         return self._look(lambda connection: prune.count_prunable(connection, self._tables, state, older_than, cap))
+
+    def prune_gates(self, older_than: float) -> int:
+        """Delete the rows of groups and limits made more than so many seconds ago that no job uses; gives how many."""
+        return self._database.transact(lambda connection: gates.prune_gates(connection, self._tables, older_than))
+
+    def prune_keys(self, after: int | None) -> int | None:
+        """Delete unique keys behind this one that nobody holds any more; gives where to go on (None: at the beginning)."""
+        first = -(2**63) if after is None else after
+        return self._database.transact(lambda connection: unique.prune_keys(connection, self._tables, first))[1]
 
     def prune_workers(self, older_than: float) -> int:
         """Delete the rows of workers that ended more than so many seconds ago."""

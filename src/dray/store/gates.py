@@ -114,6 +114,22 @@ def unblock_group(connection: Connection, tables: Tables, group: int) -> tuple[l
     return ids, Owed(groups={group})
 
 
+def prune_gates(connection: Connection, tables: Tables, older_than: float, limit: int = 1000) -> int:
+    """Delete the rows of gates that no live job names, and that count no starts. Whoever waits for such a row finds it gone,
+    and makes it anew."""
+    gates, jobs = tables.gates, tables.jobs
+    groups = select(jobs.c.id).where(jobs.c.group_hash == gates.c.gate_hash).exists()
+    limits = select(jobs.c.id).where(jobs.c.limit_hash == gates.c.gate_hash).exists()
+    before = tables.fixed_now() - round(older_than * 1_000_000)
+    idle = select(gates.c.gate_hash).where(gates.c.made_at < before, gates.c.spent.is_(None), ~groups, ~limits)
+    hashes = sorted(connection.execute(tables.dialect.lock(idle.order_by(gates.c.gate_hash).limit(limit))).scalars())
+    if not hashes:
+        return 0
+    # Looked at again under the lock: somebody may have joined since.
+    gone = delete(gates).where(gates.c.gate_hash.in_(hashes), ~groups, ~limits)
+    return connection.execute(gone).rowcount
+
+
 def let_out(connection: Connection, tables: Tables, kind: str, ids: Sequence[int]) -> Placed:
     """Let these out of their lines, if they still stand there: an operator may have been faster."""
     if not ids:

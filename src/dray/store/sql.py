@@ -19,6 +19,7 @@ from dray.store.claim import Lanes, claim, claim_anywhere, held
 from dray.store.connect import Database
 from dray.store.desk import Desk
 from dray.store.dialects import DIALECTS
+from dray.store.expire import Expired, anything_expired, expire
 from dray.store.finish import finish, mark_started
 from dray.store.follow import follow
 from dray.store.owed import Owed
@@ -225,6 +226,12 @@ class SqlStore:
     def sweep(self) -> int:
         """Settle what a crash left unsettled, and look at a part of all that waits; gives how many jobs that made ready."""
         return self.settler.sweep() + self.round.go_on()
+
+    def expire(self) -> Expired:
+        """Cancel what was not started in time, and ask to end what runs past its deadline."""
+        if not self.database.once(lambda connection: anything_expired(connection, self.tables)):
+            return Expired(0, 0)
+        return self.settler.transact(lambda connection: expire(connection, self.tables))
 
     def open_rates(self) -> float | None:
         """Let start what rates allow by now; gives the seconds until they allow the next (None: nobody waits for that)."""

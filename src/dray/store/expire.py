@@ -1,0 +1,57 @@
+"""Ending what was not started in time, and asking what has run past its deadline to end."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sqlalchemy import ColumnElement, Connection, or_, select, update
+
+from dray.job import Flag
+from dray.store.ends import carry, ended
+from dray.store.owed import Owed
+from dray.store.tables import BLOCKED, CANCELLED, READY, RETRYING, RUNNING, SCHEDULED, Tables
+
+WAITING = (READY, SCHEDULED, RETRYING, BLOCKED)
+NOTE = "expired: it had not been started in time"
+
+
+class Expired(NamedTuple):
+    """What a look at the clock brought: how many jobs were cancelled, and how many that run were asked to end."""
+
+    cancelled: int
+    asked: int
+
+
+def anything_expired(connection: Connection, tables: Tables) -> bool:
+    """Whether there is anything to do: asked without a lock, since mostly there is not."""
+    return connection.execute(select(tables.jobs.c.id).where(*_over(tables)).limit(1)).first() is not None
+
+
+def expire(connection: Connection, tables: Tables, limit: int = 1000) -> tuple[Expired, Owed]:
+    """Cancel jobs that wait past their expiry, and ask those to end that run past their deadline."""
+    jobs = tables.jobs
+    columns = (jobs.c.id, jobs.c.state, jobs.c.group_hash, jobs.c.limit_hash)
+    old = select(*columns).where(*_over(tables)).order_by(jobs.c.expires_at, jobs.c.id).limit(limit)
+    rows = connection.execute(tables.dialect.lock(old)).all()
+    waiting = [row for row in rows if row.state in WAITING]
+    carry(
+        *(connection, tables, jobs, tables.history),
+        [row.id for row in waiting],
+        WAITING,
+        ended(tables, CANCELLED) | {"note": NOTE},
+    )
+    running = sorted(row.id for row in rows if row.state == RUNNING)
+    if running:
+        mine = update(jobs).where(jobs.c.id.in_(running), jobs.c.state == RUNNING)
+        asked = tables.dialect.by_primary_key(mine).values(flags=jobs.c.flags.bitwise_or(int(Flag.CANCEL)))
+        connection.execute(asked)
+    owed = Owed(ended={row.id for row in waiting})
+    for row in waiting:
+        owed.gates(row.group_hash, row.limit_hash)
+    return Expired(len(waiting), len(running)), owed
+
+
+def _over(tables: Tables) -> tuple[ColumnElement[bool], ...]:
+    jobs = tables.jobs
+    unasked = jobs.c.flags.op("&")(int(Flag.DEADLINE | Flag.CANCEL)) == int(Flag.DEADLINE)
+    return jobs.c.expires_at <= tables.fixed_now(), or_(jobs.c.state != RUNNING, unasked)

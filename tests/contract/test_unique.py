@@ -1,0 +1,237 @@
+"""What unique keys, expiry and deadlines promise, on every database."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine
+
+from dray.errors import Conflict
+from dray.job import Added, Failed, Flag, NewJob, State, UniqueKey, name_hash
+from dray.store import open_store
+from dray.store.unique import EVER, QUEUED, UNFINISHED, WINDOW
+from tests.contract.yard import Yard
+from tests.servers import Database
+
+BAD = Failed(error="boom", permanent=True)
+
+
+@pytest.fixture
+def yard(database: Database) -> Iterator[Yard]:
+    yard = Yard(database)
+    yield yard
+    yard.store.close()
+
+
+def job(name: str = "k", scope: int = QUEUED, conflict: str = "keep", args: str = "{}", **options: Any) -> NewJob:
+    """A job with this key; `window` and `max_wait` belong to the key."""
+    key = {name: options.pop(name) for name in ("window", "max_wait") if name in options}
+    unique = UniqueKey(hash=name_hash(f"{scope}{name}"), scope=scope, conflict=conflict, **key)
+    return NewJob(task="t", queue="q", args=args, unique=unique, **options)
+
+
+def add(yard: Yard, new: NewJob) -> Added:
+    return yard.store.add([new])[0]
+
+
+@pytest.mark.rows("C59", "C62", "S2.26")
+def test_a_second_one_is_the_first_until_that_has_started(yard: Yard) -> None:
+    first = add(yard, job())
+    again = add(yard, job())
+    assert first.created
+    assert again == Added(first.id, State.READY, created=False)
+    (claim,) = yard.take()
+    other = add(yard, job())
+    assert other.created, "what changed while the first one runs is not lost"
+    yard.end(claim)
+    assert add(yard, job()).id == other.id
+
+
+@pytest.mark.rows("C60")
+def test_unfinished_keeps_others_away_until_the_end_and_not_after_a_failure(yard: Yard) -> None:
+    first = add(yard, job(scope=UNFINISHED))
+    (claim,) = yard.take()
+    assert add(yard, job(scope=UNFINISHED)) == Added(first.id, State.RUNNING, created=False)
+    yard.end(claim, BAD)
+    assert add(yard, job(scope=UNFINISHED)).created
+
+
+@pytest.mark.rows("C59", "C60", "S2.27")
+def test_ever_is_for_ever_also_when_the_job_failed_or_was_pruned(yard: Yard) -> None:
+    first = add(yard, job(scope=EVER))
+    yard.end(yard.take()[0], BAD)
+    assert add(yard, job(scope=EVER)) == Added(first.id, State.FAILED, created=False)
+    assert yard.store.desk.prune_batch(State.FAILED, -1.0) == 1
+    yard.store.desk.prune_keys(None)
+    assert not add(yard, job(scope=EVER)).created
+
+
+@pytest.mark.rows("C59", "C65", "S4.10")
+def test_a_window_lasts_its_time_whatever_becomes_of_the_job(yard: Yard) -> None:
+    first = add(yard, job(scope=WINDOW, window=60_000_000))
+    yard.run()
+    assert add(yard, job(scope=WINDOW, window=60_000_000)) == Added(first.id, State.SUCCEEDED, created=False)
+    yard.clock.forward(61)
+    assert add(yard, job(scope=WINDOW, window=60_000_000)).created
+
+
+def test_raise_names_the_holder_and_nothing_is_written(yard: Yard) -> None:
+    first = add(yard, job())
+    with pytest.raises(Conflict) as caught:
+        yard.store.add([NewJob(task="t", queue="q", args="{}"), job(conflict="raise")])
+    assert caught.value.holder == first.id
+    assert [one.id for one in yard.take()] == [first.id]
+
+
+@pytest.mark.rows("C62")
+def test_replace_changes_what_has_not_started_and_makes_a_new_one_of_what_has(yard: Yard) -> None:
+    first = add(yard, job(args='{"a":[1]}'))
+    assert add(yard, job(conflict="replace", args='{"a":[2]}', priority=5)) == Added(first.id, State.READY, created=False)
+    (claim,) = yard.take()
+    assert (claim.args, claim.priority) == ('{"a":[2]}', 5)
+    assert add(yard, job(conflict="replace", args='{"a":[3]}')).created
+    assert yard.take()[0].args == '{"a":[3]}'
+
+
+@pytest.mark.rows("C65", "S4.10")
+def test_a_debounced_job_runs_after_the_last_enqueue_but_not_too_late(yard: Yard) -> None:
+    def poke(args: str) -> Added:
+        return add(yard, job(conflict="replace", args=args, delay=10.0, max_wait=25.0))
+
+    first = poke('{"a":[0]}')
+    for number in range(1, 4):
+        yard.clock.forward(9)
+        assert poke(f'{{"a":[{number}]}}').id == first.id
+    row = yard.store.desk.job(first.id)
+    assert row is not None
+    assert row.run_at is not None
+    assert (row.run_at - row.created_at).total_seconds() == 25.0
+    yard.store.promote()
+    (claim,) = yard.take()
+    assert claim.args == '{"a":[3]}'
+    assert poke('{"a":[4]}').created
+
+
+@pytest.mark.rows("C8")
+def test_of_equal_ones_in_one_batch_the_first_is_made_and_places_are_kept(yard: Yard) -> None:
+    there = add(yard, job("b"))
+    added = yard.store.add([job("a"), job("b"), job("a"), NewJob(task="t", queue="q", args="{}"), job("c")])
+    assert [one.created for one in added] == [True, False, False, True, True]
+    assert added[1].id == there.id
+    assert added[2].id == added[0].id
+    assert len({one.id for one in added}) == 4
+
+
+def test_a_retry_takes_its_key_again_or_is_refused_with_the_holders_name(yard: Yard) -> None:
+    first = add(yard, job(scope=UNFINISHED))
+    yard.end(yard.take()[0], BAD)
+    second = add(yard, job(scope=UNFINISHED))
+    (moved,) = yard.store.desk.retry([first.id])
+    assert (moved.after, moved.holder) == (None, second.id)
+    yard.store.desk.cancel([second.id])
+    (moved,) = yard.store.desk.retry([first.id])
+    assert moved.after is State.READY
+    assert add(yard, job(scope=UNFINISHED)).id == first.id
+
+
+def test_keys_that_nobody_holds_are_pruned(yard: Yard) -> None:
+    for name in "abc":
+        add(yard, job(name))
+    yard.run()
+    held = add(yard, job("d"))
+    yard.store.desk.prune_keys(None)
+    with yard.store.database.engine.connect() as connection:
+        left = connection.execute(yard.store.tables.text("SELECT job_id FROM {unique_keys}")).scalars().all()
+    assert left == [held.id]
+
+
+def test_a_callers_transaction_takes_the_key_with_the_job_or_not_at_all(yard: Yard, database: Database) -> None:
+    engine = create_engine(database.url)
+    with engine.connect() as connection:
+        yard.store.add_within(connection, [job()])
+        connection.rollback()
+    assert (first := add(yard, job())).created
+    with engine.connect() as connection:
+        (again,) = yard.store.add_within(connection, [job()])
+        assert again.id == first.id
+        connection.commit()
+    engine.dispose()
+
+
+@pytest.mark.rows("C62")
+def test_what_keep_found_queued_does_not_start_before_the_caller_has_committed(yard: Yard, database: Database) -> None:
+    if database.name == "sqlite":
+        pytest.skip("SQLite has one writer at a time")
+    first = add(yard, job())
+    engine = create_engine(database.url)
+    with engine.connect() as connection:
+        (again,) = yard.store.add_within(connection, [job()])
+        assert again.id == first.id
+        assert yard.take() == [], "a run that started now would not see the caller's changes"
+        connection.commit()
+    assert [one.id for one in yard.take()] == [first.id]
+    engine.dispose()
+
+
+@pytest.mark.rows("C59", "C62")
+def test_of_many_producers_of_one_key_one_makes_the_job(yard: Yard, database: Database) -> None:
+    stores = [open_store(database.url) for _ in range(4)]
+    start = threading.Barrier(len(stores))
+    made: list[Added] = []
+
+    def produce(store: Any) -> None:
+        start.wait()
+        for number in range(15):
+            made.extend(store.add([job(f"{number}-{other}") for other in range(5)]))
+
+    threads = [threading.Thread(target=produce, args=(store,)) for store in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert len(made) == 4 * 75
+    assert len({one.id for one in made if one.created}) == len({one.id for one in made}) == 75
+    for store in stores:
+        store.close()
+
+
+# --- expiry ---------------------------------------------------------------------------------------------------------------
+
+
+def test_what_was_not_started_in_time_is_cancelled_wherever_it_waits(yard: Yard) -> None:
+    ready = yard.add(expires_in=60.0)
+    later = yard.add(expires_in=60.0, delay=100.0)
+    head = yard.add(group="g", expires_in=60.0)
+    behind = yard.add(group="g")
+    needs = yard.add(after=(ready,))
+    assert tuple(yard.store.expire()) == (0, 0)
+    yard.clock.forward(61)
+    assert tuple(yard.store.expire()) == (3, 0)
+    assert {yard.state(id) for id in (ready, later, head, needs)} == {"cancelled"}
+    assert "expired" in (yard.note(ready) or "")
+    assert yard.state(behind) == "ready"
+    assert tuple(yard.store.expire()) == (0, 0)
+
+
+def test_what_has_started_in_time_goes_on_unless_it_has_a_deadline(yard: Yard) -> None:
+    yard.add(expires_in=60.0)
+    late = yard.add(expires_in=60.0, flags=int(Flag.DEADLINE))
+    first, second = yard.take()
+    yard.clock.forward(61)
+    assert tuple(yard.store.expire()) == (0, 1)
+    assert tuple(yard.store.expire()) == (0, 0)
+    assert [lease.id for lease, _ in yard.store.desk.requested(yard.worker)] == [late]
+    yard.end(first)
+    yard.end(second, Failed(error="boom", retry_in=60.0))
+    assert yard.state(late) == "cancelled"
+
+
+def test_an_expired_job_is_not_tried_again(yard: Yard) -> None:
+    id = yard.add(expires_in=60.0)
+    yard.end(yard.take()[0], Failed(error="boom", retry_in=30.0))
+    yard.clock.forward(61)
+    assert tuple(yard.store.expire()) == (1, 0)
+    assert yard.state(id) == "cancelled"
