@@ -16,11 +16,16 @@ class PollIntake:
     """Claims from the store when something hinted at work, and now and then without a hint."""
 
     def __init__(
-        self, store: EngineStore, queues: Sequence[str], pace: Pace, run_ahead: Callable[[str], int] = lambda task: 1
+        self,
+        store: EngineStore,
+        queues: Sequence[str],
+        pace: Pace,
+        run_ahead: Callable[[str], int] = lambda task: 1,
+        priorities: range | None = None,
     ) -> None:
         self._store, self._pace, self._run_ahead = store, pace, run_ahead
         self.leads = False  # somebody was taken to be run behind another
-        self.pickup: Pickup = store.pickup(queues)
+        self.pickup: Pickup = store.pickup(queues, priorities)
         self._hinted = True
         self._next_look = 0.0
         self._recount_at = 0.0

@@ -271,6 +271,32 @@ def check_priority(value: object) -> None:
         raise BadOption(f"priority must be a whole number from 0 (most urgent) to 999, got {value!r}")
 
 
+def parse_priorities(text: str) -> range:
+    """Read `10`, `20-40`, `25-` or `-20` (S2.71): both ends belong to it.
+
+    Raises BadOption for anything else, and for what holds no priority.
+
+    >>> parse_priorities("20-40"), parse_priorities("-20"), parse_priorities("10")
+    (range(20, 41), range(0, 21), range(10, 11))
+    """
+    found = re.fullmatch(r"\s*(\d{0,4})\s*(-?)\s*(\d{0,4})\s*", text)
+    if found is None or not (found[1] or found[3]) or (found[1] and found[3] and not found[2]):
+        raise BadOption(f"{text!r} is no range of priorities: write 10, 20-40, 25- or -20")
+    first = int(found[1] or PRIORITIES.start)
+    last = int(found[3] or PRIORITIES[-1]) if found[2] else first
+    if first > last or last not in PRIORITIES:
+        raise BadOption(
+            f"{text!r} holds no priority: they go from 0 (most urgent) to {PRIORITIES[-1]}, the smaller number first"
+        )
+    return range(first, last + 1)
+
+
+def show_priorities(priorities: range) -> str:
+    """The same in words: `20-40`, or `10` for one."""
+    first, last = priorities.start, priorities.stop - 1
+    return str(first) if first == last else f"{first}-{last}"
+
+
 _PLACE = re.compile(r"\{(\w*)\}")
 
 

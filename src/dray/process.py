@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
+
+class Inbox:
+    """A sleep that anybody can cut short: another thread, or a signal."""
+
+    def __init__(self) -> None:
+        self._said: SimpleQueue[None] = SimpleQueue()  # the only one that may also be used in a signal handler
+
+    def nudge(self) -> None:
+        """Something happened: look around."""
+        self._said.put(None)
+
+    def wait(self, seconds: float) -> None:
+        """At most so long; less if anybody nudges, or has done so since the last wait."""
+        with contextlib.suppress(Empty):
+            if seconds > 0:
+                self._said.get(timeout=seconds)
+            while True:
+                self._said.get_nowait()
 
 
 @contextmanager

@@ -19,7 +19,10 @@ from dray.runner import Prepared, Ran, Runner
 class Item:
     """A claimed job in this process, from the claim to the write of its outcome."""
 
-    __slots__ = ("behind", "claim", "claimed", "context", "dropped", "ended", "marked", "outcome", "started", "stop")
+    __slots__ = (
+        *("behind", "claim", "claimed", "context", "dropped", "ended", "marked", "outcome", "started", "stop"),
+        *("_first", "taken_up"),
+    )
 
     def __init__(self, claim: Claim, context: Context) -> None:
         self.claim = claim
@@ -31,7 +34,16 @@ class Item:
         self.stop = False
         self.dropped: Outcome | None = None  # what becomes of it instead of a start
         self.marked = False  # the start mark is in the database
+        self.taken_up = False  # a slot has it: from then on it may start at any moment, unless it has been dropped
+        self._first = [True]
         self.behind: Item | None = None  # the next of its group, to be run when this one has succeeded
+
+    def give_up(self) -> bool:
+        """Whether the caller is the first to end this one without a start: a slot and the worker may both want to."""
+        try:
+            return self._first.pop()
+        except IndexError:
+            return False
 
 
 class Slots:
@@ -180,10 +192,12 @@ class Slots:
 
     def _begin(self, item: Item) -> Prepared | None:
         """Everything before user code; None when there will be none."""
+        item.taken_up = True  # before the look: who drops it looks the other way round
         if item.dropped is None and has_expired(item):
             item.dropped = Cancelled(why="expired: it had not been started in time")
         if item.dropped is not None:
-            self._end(item, Ran(item.dropped))
+            if item.give_up():
+                self._end(item, Ran(item.dropped))
             return None
         if not self._may_start():
             self._end(item, Ran(HandedBack(why="the lease was running out")))

@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from queue import Empty, SimpleQueue
 
 from dray import events
 from dray.app import Dray
@@ -20,9 +19,11 @@ from dray.job import Claim, Finish, HandedBack, Lease
 from dray.lease import WorkerLease
 from dray.lifecycle import ALONE_FROM
 from dray.limits import Limits
+from dray.obedience import Obedience
+from dray.options import show_priorities
 from dray.outage import Outage
 from dray.pace import STALE_AFTER, Pace
-from dray.process import on_stop_signal
+from dray.process import Inbox, on_stop_signal
 from dray.slots import Item, Slots, lined_up
 from dray.upkeep import Attendance, Upkeep
 
@@ -35,6 +36,7 @@ class Worker:
     """Works jobs of an app in this process until it is told to stop.
 
     queues          exact names; none: every queue
+    priorities      only jobs of these; None: of all (S2.72)
     concurrency     how many ordinary jobs run at once, in threads; and as many async ones, on one event loop
     upkeep          also do what somebody has to do: due jobs, rescue, prune
 
@@ -47,6 +49,7 @@ class Worker:
         queues: Sequence[str] = (),
         *,
         concurrency: int | None = None,
+        priorities: range | None = None,
         limits: Limits | None = None,
         upkeep: bool = True,
     ) -> None:
@@ -55,13 +58,14 @@ class Worker:
         self.store = app.store
         self.store.database.limit(CONNECTIONS)
         self.queues = tuple(queues)
+        self._priorities = priorities
         self.limits = limits or Limits()
         self.concurrency = settings.concurrency if concurrency is None else concurrency
         self.worker_id = 0
         self.items: dict[int, Item] = {}  # everything claimed and not yet written, by job
-        self._inbox: SimpleQueue[None] = SimpleQueue()  # something happened: look around
+        self._inbox = Inbox()
         self._pace = Pace(concurrency=self.concurrency, most=settings.prefetch)
-        self._intake = PollIntake(self.store, self.queues, self._pace, app.run_ahead)
+        self._intake = PollIntake(self.store, self.queues, self._pace, app.run_ahead, priorities)
         self._finisher = Finisher(self.store, app.runner, on_settled=self._settled)
         self._lease = WorkerLease(
             self.store.roster,
@@ -77,7 +81,7 @@ class Worker:
             self.concurrency,
             may_start=self._may_start,
             mark=self._mark,
-            on_done=self._nudge,
+            on_done=self._inbox.nudge,
         )
         self._attendance = Attendance(self)
         self._upkeep = Upkeep(app, tell=self._wake, may_judge=self._lease.may_start) if upkeep else None
@@ -95,7 +99,7 @@ class Worker:
     def stop(self, why: str = "asked to") -> None:
         """Start nothing more, hand back what waits, let what runs end. Safe in a signal handler."""
         self._stopping = self._stopping or why
-        self._nudge()
+        self._inbox.nudge()
 
     def stop_now(self, why: str = "asked to") -> None:
         """Also release what runs."""
@@ -133,11 +137,15 @@ class Worker:
             self.slots.stop()
 
     def _register(self) -> None:
-        self.worker_id = self._lease.take(queues=",".join(self.queues) or "*", concurrency=self.concurrency)
+        shown = None if self._priorities is None else show_priorities(self._priorities)
+        queues = ",".join(self.queues) or "*"
+        self.worker_id = self._lease.take(queues=queues, concurrency=self.concurrency, priorities=shown)
+        self._obedience = Obedience(self.store.desk, self.worker_id, self._intake.pickup)
+        self._obedience.listen(())  # before anything is claimed
 
     def _turn(self) -> None:
         """Wait until there is something to do, and do it."""
-        self._wait(self._pause())
+        self._inbox.wait(self._pause())
         try:
             if self._lost or self._lease.must_end():
                 self._handle_loss()
@@ -145,6 +153,8 @@ class Worker:
             self._return_stale()
             if self._exchange():
                 self._outage.is_over(self.worker_id)
+            if self._obedience.is_due():
+                self._return(self._obedience.listen(self.items.values()), "its queue is paused")
         except WorkerGone:
             self._lost = True
         except StoreError as error:
@@ -162,14 +172,6 @@ class Worker:
         if self.limits.max_time is not None:
             pauses.append(self._began + self.limits.max_time - now)
         return min(pauses, default=GLANCE)
-
-    def _wait(self, seconds: float) -> None:
-        """At most so long; less if anybody nudges."""
-        with contextlib.suppress(Empty):
-            if seconds > 0:
-                self._inbox.get(timeout=seconds)
-            while True:
-                self._inbox.get_nowait()
 
     def _check_limits(self) -> None:
         seconds = time.monotonic() - self._began
@@ -310,12 +312,12 @@ class Worker:
         """The database does not do what was asked: wait a moment, to try the same again."""
         deadline = time.monotonic() + self._outage.goes_on(self.worker_id, error)
         while not self._now and (left := deadline - time.monotonic()) > 0:
-            self._wait(left)
+            self._inbox.wait(left)
         self._intake.doubt()
 
     def _lose(self) -> None:
         self._lost = True
-        self._nudge()
+        self._inbox.nudge()
 
     def _handle_loss(self) -> None:
         """Others think that we are dead, or soon will."""
@@ -354,7 +356,7 @@ class Worker:
             if not self._write_last():
                 break
             if self.items:
-                self._wait(GLANCE)
+                self._inbox.wait(GLANCE)
         abandoned = bool(self.slots.running)
         self._say_goodbye()
         if abandoned:
@@ -387,10 +389,7 @@ class Worker:
     def _wake(self) -> None:
         """Something may be ready."""
         if self._intake.hint():
-            self._nudge()
-
-    def _nudge(self) -> None:
-        self._inbox.put(None)
+            self._inbox.nudge()
 
     def _may_start(self) -> bool:
         return not self._lost and self._stopping is None and self._lease.may_start()

@@ -30,14 +30,28 @@ FLOORS: list[set[str]] = [
     | {"store.owed", "store.places", "store.ends", "store.edges", "store.gates", "store.limits", "store.follow", "store.unique"}
     | {"store.add", "store.lanes", "store.claim", "store.finish"}
     | {"store.settle", "store.sweep", "store.expire", "store.rescue", "store.promote"}
-    | {"store.control", "store.workers", "store.listing", "store.read", "store.output", "store.prune"}
+    | {"store.control", "store.controls", "store.workers", "store.listing", "store.read", "store.output", "store.prune"}
     | {"store.roster", "store.desk", "store.caller", "store.vitals", "store.sql"},
     # 4 the doorkeeper
     {"store"},
     # 5 one run
     {"task", "runner", "context", "handle", "sender"},
     # 6 what the engine is made of
-    {"app", "waits", "intake", "finisher", "process", "heartbeat", "lease", "limits", "outage", "slots", "admin", "doctor"},
+    {
+        "app",
+        "waits",
+        "intake",
+        "finisher",
+        "process",
+        "heartbeat",
+        "lease",
+        "limits",
+        "obedience",
+        "outage",
+        "slots",
+        "admin",
+        "doctor",
+    },
     # 7 the engine
     {"worker", "upkeep", "discover"},
     # 8 faces
@@ -51,6 +65,7 @@ NEIGHBOURS: dict[str, set[str]] = {
     "report": {"errors"},
     "sender": {"handle", "task"},
     "finisher": {"slots"},
+    "obedience": {"slots"},
     "job": {"errors", "report"},
     "options": {"errors", "job"},
     "durations": {"errors"},
@@ -86,6 +101,7 @@ NEIGHBOURS: dict[str, set[str]] = {
     "store.sweep": {"store.connect", "store.limits", "store.owed", "store.settle", "store.tables"},
     "store.promote": {"store.owed", "store.places", "store.tables"},
     "store.control": {"store.unique", "store.ends", "store.owed", "store.places", "store.tables"},
+    "store.controls": {"store.tables", "store.workers"},
     "store.workers": {"store.tables"},
     "store.output": {"store.tables"},
     "store.listing": {"store.tables", "store.filters"},
@@ -95,7 +111,16 @@ NEIGHBOURS: dict[str, set[str]] = {
     "store.caller": {"store.owed", "store.settle", "store.wakeup"},
     "store.roster": {"store.connect", "store.tables", "store.wakeup", "store.workers"},
     "store.desk": {"store.connect", "store.settle", "store.tables", "store.wakeup"}
-    | {"store.control", "store.edges", "store.gates", "store.output", "store.prune", "store.read", "store.unique"},
+    | {
+        "store.control",
+        "store.controls",
+        "store.edges",
+        "store.gates",
+        "store.output",
+        "store.prune",
+        "store.read",
+        "store.unique",
+    },
     "store.vitals": {"store.connect", "store.tables"},
     "store.sql": {"store.dialects", "store.tables", "store.connect", "store.wakeup", "store.schema"}
     | {"store.add", "store.claim", "store.finish", "store.settle", "store.rescue", "store.promote"}

@@ -67,6 +67,8 @@ class Pickup(Protocol):
     @property
     def queues(self) -> tuple[str, ...]: ...
 
+    paused: frozenset[int]  # hashes of queues of which nothing is taken; its owner says so
+
 
 class EngineStore(Protocol):
     """The part of a store that the worker's loop stands on. Everything raises StoreUnavailable when the database is away."""
@@ -76,8 +78,8 @@ class EngineStore(Protocol):
         Raises OutcomeUnknown when the connection broke after they were sent."""
         ...
 
-    def pickup(self, queues: Sequence[str]) -> Pickup:
-        """Begin to claim from these queues, by exact name; none: from all."""
+    def pickup(self, queues: Sequence[str], priorities: range | None = None) -> Pickup:
+        """Begin to claim from these queues, by exact name (none: from all), and of these priorities (None: of all)."""
         ...
 
     def claim(self, worker_id: int, pickup: Pickup, limit: int) -> list[Claim]:
@@ -154,6 +156,26 @@ class Desk(Protocol):
         """Jobs in these states that need this one to have succeeded, a thousand at most."""
         ...
 
+    def pause(self, queue: str, note: str | None = None, seconds: float | None = None, until: int | None = None) -> int:
+        """Let nothing of a queue start; gives the number of this change, which workers say that they obey."""
+        ...
+
+    def resume(self, queue: str) -> bool:
+        """Let a queue go on; False: it was not paused."""
+        ...
+
+    def controls(self) -> Any:
+        """What is paused at this moment, and the number of the last change."""
+        ...
+
+    def obey(self, worker_id: int, generation: int) -> None:
+        """Write down that nothing that is paused by now, up to this change, can start in this worker any more."""
+        ...
+
+    def deaf(self, generation: int) -> Sequence[int]:
+        """The workers that are alive and do not obey this change yet."""
+        ...
+
     def requested(self, worker_id: int) -> Sequence[tuple[Lease, Flag]]:
         """Jobs this worker runs that somebody wants cancelled or held."""
         ...
@@ -213,7 +235,7 @@ class Desk(Protocol):
 class Roster(Protocol):
     """Who works, who is silent, who is dead. Only who is alive may claim."""
 
-    def register(self, *, host: str, pid: int, queues: str, concurrency: int) -> int:
+    def register(self, *, host: str, pid: int, queues: str, concurrency: int, priorities: str | None = None) -> int:
         """Write the row of a new worker, alive as of now, and give its id, which nobody has had before."""
         ...
 

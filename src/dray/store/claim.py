@@ -66,6 +66,8 @@ class Lanes:
     """
 
     queues: tuple[str, ...] = ()  # empty: every queue
+    priorities: range | None = None  # None: every priority
+    paused: frozenset[int] = frozenset()  # hashes of queues of which nothing is taken
     clock: Callable[[], float] = time.monotonic
     known: list[Lane] = field(default_factory=list)
     floors: dict[Lane, int] = field(default_factory=dict)
@@ -84,15 +86,20 @@ class Lanes:
             return False
         wanted = {name_hash(queue) for queue in self.queues}
         found = lanes_of(connection, tables, wanted, self.known, self.floors)
-        self.known = [lane for lane in found if not wanted or lane[0] in wanted]
+        self.known = [lane for lane in found if (not wanted or lane[0] in wanted) and self.takes(*lane)]
         self.looked = self.clock()
         # Dear with a thousand queues, or where MySQL wades through what an old snapshot keeps in the index.
         self.look_after = min(max(SWEEP_SHARE * (self.looked - now), LANES_EVERY[0]), LANES_EVERY[1])
         return True
 
+    def takes(self, queue: int, priority: int) -> bool:
+        """Whether jobs of this queue and priority may be taken, if the queue is one of ours."""
+        return queue not in self.paused and (self.priorities is None or priority in self.priorities)
+
     def in_order(self) -> list[Lane]:
         """The most urgent first; queues of one priority take turns at being first."""
-        return sorted(self.known, key=lambda lane: (lane[1], lane[0] < self.first, lane[0]))
+        known = [lane for lane in self.known if lane[0] not in self.paused]
+        return sorted(known, key=lambda lane: (lane[1], lane[0] < self.first, lane[0]))
 
     def sweep_is_due(self) -> bool:
         """Whether it is time to look below the floors again."""
@@ -155,15 +162,31 @@ def claim_anywhere(connection: Connection, tables: Tables, worker_id: int, lanes
     if limit <= 0:
         return []
     lanes.swept = lanes.clock()
-    wanted = [name_hash(queue) for queue in lanes.queues]
-    template = _CLAIM_ANYWHERE.replace("{wanted}", " WHERE q = ANY(CAST(:wanted AS bigint[]))" if wanted else "")
-    values = {"n": limit, "w": worker_id, "first": lanes.first, **({"wanted": wanted} if wanted else {})}
+    conditions, chosen = _chosen(lanes)
+    template = _CLAIM_ANYWHERE.replace("{wanted}", conditions)
+    values = {"n": limit, "w": worker_id, "first": lanes.first, **chosen}
     rows = _taken(connection.execute(tables.query(template, _TAKEN), values).all(), worker_id)
     lanes.swept_in(lanes.clock() - lanes.swept)
     lanes.filled = len(rows) >= limit
     if rows:
         lanes.floors.clear()  # else they stay: when looks without them have become dear, they are all there is
     return _learn(lanes, rows, tables)
+
+
+def _chosen(lanes: Lanes) -> tuple[str, dict[str, Any]]:
+    """Which lanes are wanted, as a condition and its values."""
+    conditions: list[str] = []
+    values: dict[str, Any] = {}
+    if lanes.queues:
+        conditions.append("q = ANY(CAST(:wanted AS bigint[]))")
+        values["wanted"] = [name_hash(queue) for queue in lanes.queues]
+    if lanes.paused:
+        conditions.append("q <> ALL(CAST(:paused AS bigint[]))")
+        values["paused"] = sorted(lanes.paused)
+    if lanes.priorities is not None:
+        conditions.append("p >= CAST(:low AS integer) AND p < CAST(:high AS integer)")
+        values |= {"low": lanes.priorities.start, "high": lanes.priorities.stop}
+    return f" WHERE {' AND '.join(conditions)}" if conditions else "", values
 
 
 def _learn(lanes: Lanes, rows: list[Row[Any]], tables: Tables) -> list[Claim]:

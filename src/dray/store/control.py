@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 from sqlalchemy import (
     Connection,
     and_,
+    case,
     delete,
     select,
     union_all,
     update,
 )
 
-from dray.job import Flag, Lease, Reason, State
+from dray.job import Flag, Lease, Reason, State, name_hash
 from dray.stations import Held, Place, enter
 from dray.store import unique
 from dray.store.ends import carry, ended
@@ -220,6 +221,22 @@ def _halting(connection: Connection, tables: Tables, over: Sequence[_Found]) -> 
     return set(first.values())
 
 
+def move(connection: Connection, tables: Tables, ids: Sequence[int], queue: str | None, priority: int | None) -> Moves:
+    """Put jobs that do not run into another queue, or give them another priority; they keep their place in all else."""
+    values: dict[str, Any] = {}
+    if queue is not None:
+        values |= {"queue": queue, "queue_hash": name_hash(queue)}
+    if priority is not None:
+        rank = case((tables.jobs.c.group_rank == tables.jobs.c.priority, priority), else_=tables.jobs.c.group_rank)
+        values |= {"group_rank": rank, "priority": priority}
+
+    def act(found: Sequence[_Found]) -> Acted:
+        _update(connection, tables, _ids(found, WAITING), WAITING, values)
+        return Acted(_unmoved(found, WAITING), Owed())
+
+    return _move(connection, tables, ids, act)
+
+
 def requested(connection: Connection, tables: Tables, worker_id: int) -> list[tuple[Lease, Flag]]:
     """The running jobs of a worker that somebody wants held or cancelled; cheap, since workers ask often."""
     # Literals: SQLite uses a partial index only for a condition that is written out.
@@ -291,7 +308,7 @@ def _update(
     if ids:
         jobs = tables.jobs
         mine = update(jobs).where(jobs.c.id.in_(sorted(ids)), jobs.c.state.in_(states))
-        connection.execute(tables.dialect.by_primary_key(mine).values(**values))
+        connection.execute(tables.dialect.by_primary_key(mine).ordered_values(*values.items()))
 
 
 # --- what a row becomes -------------------------------------------------------------------------------------

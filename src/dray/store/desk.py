@@ -9,9 +9,10 @@ from sqlalchemy import Connection
 
 from dray.job import Flag, JobRow, Lease, Ready, State
 from dray.stations import GROUP, gate_hash
-from dray.store import control, edges, gates, output, prune, read, unique
+from dray.store import control, controls, edges, gates, output, prune, read, unique
 from dray.store.connect import Database
 from dray.store.control import Moved, Moves
+from dray.store.controls import Controls
 from dray.store.output import Line, OutputLine
 from dray.store.read import AttemptRow, Filter, QueueCount
 from dray.store.settle import Settler
@@ -67,6 +68,36 @@ class Desk:
         """Jobs in these states that need this one to have succeeded, a thousand at most."""
         codes = [STATE[state] for state in states]
         return self._look(lambda connection: edges.dependents(connection, self._tables, job_id, codes))
+
+    def pause(self, queue: str, note: str | None = None, seconds: float | None = None, until: int | None = None) -> int:
+        """Let nothing of a queue start; gives the number of this change, which workers say that they obey."""
+        number = self._database.transact(
+            lambda connection: controls.pause(connection, self._tables, queue, note, seconds, until)
+        )
+        self._bell.ring([Ready(0, queue, 0)])  # whoever sleeps shall hear of it now
+        return number
+
+    def resume(self, queue: str) -> bool:
+        """Let a queue go on; False: it was not paused."""
+        was = self._database.transact(lambda connection: controls.resume(connection, self._tables, queue))
+        self._bell.ring([Ready(0, queue, 0)])
+        return was
+
+    def controls(self) -> Controls:
+        """What is paused at this moment, and the number of the last change."""
+        return self._look(lambda connection: controls.read(connection, self._tables))
+
+    def obey(self, worker_id: int, generation: int) -> None:
+        """Write down that this worker obeys the controls up to this number."""
+        self._look(lambda connection: controls.obey(connection, self._tables, worker_id, generation))
+
+    def deaf(self, generation: int) -> list[int]:
+        """The workers that are alive and do not obey this change yet."""
+        return self._look(lambda connection: controls.deaf(connection, self._tables, generation))
+
+    def move(self, ids: Sequence[int], queue: str | None, priority: int | None) -> list[Moved]:
+        """Put jobs that do not run into another queue, or give them another priority."""
+        return self._move(lambda connection: control.move(connection, self._tables, ids, queue, priority))
 
     def requested(self, worker_id: int) -> list[tuple[Lease, Flag]]:
         """Jobs this worker runs that somebody wants cancelled or held."""

@@ -138,9 +138,9 @@ class SqlStore:
 
     # --- the worker's side ----------------------------------------------------------------------------------------------
 
-    def pickup(self, queues: Sequence[str]) -> Lanes:
-        """Begin to claim from these queues, by exact name (C50); none: from all."""
-        return Lanes(queues=tuple(queues))
+    def pickup(self, queues: Sequence[str], priorities: range | None = None) -> Lanes:
+        """Begin to claim from these queues, by exact name (C50; none: from all), and of these priorities."""
+        return Lanes(queues=tuple(queues), priorities=priorities)
 
     def claim(self, worker_id: int, pickup: Pickup, limit: int) -> list[Claim]:
         """Take up to `limit` ready jobs. Costs one read when there are none: an idle worker takes no lock."""

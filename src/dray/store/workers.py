@@ -38,10 +38,13 @@ class WorkerRow:
     started_at: datetime
     beat_at: datetime
     ended_at: datetime | None
+    priorities: str | None = None  # which it takes; None: all
     silent_for: float  # seconds since its last beat, by the database's clock
 
 
-def register(connection: Connection, tables: Tables, *, host: str, pid: int, queues: str, concurrency: int) -> int:
+def register(
+    connection: Connection, tables: Tables, *, host: str, pid: int, queues: str, concurrency: int, priorities: str | None = None
+) -> int:
     """Write the row of a new worker, alive as of now, and give its id. An id is never used again."""
     now = tables.now()
     statement = insert(tables.workers).values(
@@ -49,6 +52,7 @@ def register(connection: Connection, tables: Tables, *, host: str, pid: int, que
         host=host[:200],
         pid=pid,
         queues=queues,
+        priorities=priorities,
         concurrency=concurrency,
         started_at=now,
         beat_at=now,
@@ -116,6 +120,7 @@ def listing(connection: Connection, tables: Tables, *, alive_only: bool = True, 
             host=row.host,
             pid=row.pid,
             queues=row.queues,
+            priorities=row.priorities,
             concurrency=row.concurrency,
             started_at=instant(row.started_at) or EPOCH,
             beat_at=instant(row.beat_at) or EPOCH,

@@ -229,6 +229,7 @@ def _workers(steps: Steps) -> Table:
         Column("host", NAME, nullable=False),
         Column("pid", Integer, nullable=False),
         Column("queues", LONG, nullable=False),
+        Column("priorities", String(16)),
         Column("concurrency", Integer, nullable=False),
         Column("started_at", BigInteger, nullable=False),
         Column("beat_at", BigInteger, nullable=False),

@@ -1,0 +1,102 @@
+"""Paused queues, and which workers have heard of it.
+
+Every change gets a number, one above the last, under a lock that all changes take. A worker that has read the controls, and has
+given back what it had fetched of a paused queue, writes down the number that it obeys: then nothing of that queue can start in
+it any more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from sqlalchemy import Connection, and_, delete, insert, or_, select, update
+
+from dray.job import name_hash
+from dray.store.tables import Tables, instant
+from dray.store.workers import ALIVE
+
+GENERATION, QUEUE = 0, 1  # kinds of rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """A queue of which nothing is started.
+
+    until   when it goes on by itself; None: when somebody says so
+    """
+
+    queue: str
+    note: str | None
+    since: datetime | None
+    until: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Controls:
+    """What is paused at this moment, by the hashes of the queues, and the number of the last change."""
+
+    generation: int = 0
+    paused: dict[int, Pause] = field(default_factory=dict)
+
+
+def read(connection: Connection, tables: Tables) -> Controls:
+    """What is paused now. One statement, so that number and pauses belong together; a pause whose time is over is none."""
+    table = tables.controls
+    holds = or_(table.c.kind == GENERATION, table.c.until_at.is_(None), table.c.until_at > tables.now())
+    generation, paused = 0, {}
+    for row in connection.execute(select(table).where(holds)):
+        if row.kind == GENERATION:
+            generation = row.generation
+        elif row.kind == QUEUE:
+            since, until = instant(row.changed_at), instant(row.until_at)
+            paused[row.name_hash] = Pause(queue=row.name, note=row.note, since=since, until=until)
+    return Controls(generation=generation, paused=paused)
+
+
+def pause(
+    connection: Connection, tables: Tables, queue: str, note: str | None, seconds: float | None, until: int | None
+) -> int:
+    """Pause a queue, for so many seconds or until an instant if one is given; gives the number of the change."""
+    generation = _next(connection, tables)
+    table = tables.controls
+    ends = until if seconds is None else tables.now() + round(seconds * 1_000_000)
+    mine = and_(table.c.kind == QUEUE, table.c.name_hash == name_hash(queue))
+    values = {"note": note, "until_at": ends, "changed_at": tables.now(), "generation": generation}
+    if connection.execute(update(table).where(mine).values(**values)).rowcount == 0:
+        connection.execute(insert(table).values(kind=QUEUE, name_hash=name_hash(queue), name=queue, **values))
+    return generation
+
+
+def resume(connection: Connection, tables: Tables, queue: str) -> bool:
+    """Let a queue go on; False: it was not paused."""
+    _next(connection, tables)
+    table = tables.controls
+    mine = and_(table.c.kind == QUEUE, table.c.name_hash == name_hash(queue))
+    return connection.execute(delete(table).where(mine)).rowcount == 1
+
+
+def _next(connection: Connection, tables: Tables) -> int:
+    """The number of this change; its row is locked until the change has committed, so that numbers and commits are in one
+    order."""
+    table = tables.controls
+    mine = and_(table.c.kind == GENERATION, table.c.name_hash == 0)
+    risen = update(table).where(mine).values(generation=table.c.generation + 1, changed_at=tables.now())
+    if connection.execute(risen).rowcount == 0:
+        first = {"kind": GENERATION, "name_hash": 0, "name": "", "changed_at": tables.now(), "generation": 1}
+        connection.execute(insert(table).values(**first))
+    return int(connection.execute(select(table.c.generation).where(mine)).scalar_one())
+
+
+def obey(connection: Connection, tables: Tables, worker_id: int, generation: int) -> None:
+    """Write down that this worker obeys the controls up to this number."""
+    workers = tables.workers
+    mine = update(workers).where(workers.c.id == worker_id, workers.c.generation < generation)
+    connection.execute(mine.values(generation=generation))
+
+
+def deaf(connection: Connection, tables: Tables, generation: int) -> list[int]:
+    """The workers that are alive and do not obey this change yet."""
+    workers = tables.workers
+    some = select(workers.c.id).where(workers.c.state == ALIVE, workers.c.generation < generation).order_by(workers.c.id)
+    return list(connection.execute(some).scalars())
