@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
 from typing import Any
 
@@ -13,8 +15,11 @@ from dray.app import Dray
 from dray.doctor import Check
 from dray.errors import BadFilter, BadOption, Conflict, IllegalMove, SchemaError, UnknownJob
 from dray.job import ENDED, JobRow, State
+from dray.options import check_name, check_priority
+from dray.stations import GROUP, gate_hash
 from dray.store import schema, vitals
 from dray.store.control import Moved
+from dray.store.controls import Pause
 from dray.store.dialects import SQLITE
 from dray.store.filters import Filter
 from dray.store.output import OutputLine
@@ -22,7 +27,10 @@ from dray.store.promote import next_due
 from dray.store.read import CAP, AttemptRow, QueueCount
 from dray.store.sql import SqlStore
 from dray.store.tables import Tables
+from dray.store.waits import Line as GroupLine
 from dray.store.workers import WorkerRow
+from dray.waits import microseconds
+from dray.why import Cause, ask
 
 PAGE = 500  # jobs that are looked at, or moved, in one go
 
@@ -69,6 +77,14 @@ class Stats:
     workers: list[WorkerRow]
     next_due: float | None
     cap: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """How a group stands; `number` is what the next page begins behind."""
+
+    number: int
+    line: GroupLine
 
 
 class Admin:
@@ -126,6 +142,25 @@ class Admin:
             cap=cap,
         )
 
+    def why(self, job_id: int) -> list[Cause]:
+        """Everything that keeps a job from running, and then what keeps the jobs that it waits for (P8); raises UnknownJob."""
+        store = self._store()
+        return ask(store.desk, store.roster.listing(), store.desk.controls()).causes(job_id)
+
+    def groups(self, names: Sequence[str] = (), *, limit: int = 50, after: int | None = None) -> list[Group]:
+        """How these groups stand; without names those that have live jobs, in an order of their own, behind this one."""
+        desk = self._store().desk
+        if names:
+            return [Group(number=gate_hash(GROUP, name) or 0, line=desk.line(name)) for name in names]
+        found = dict(desk.groups(limit=limit, after=after))
+        if after is None:
+            found |= dict(desk.halted_groups())
+        return [Group(number=number, line=desk.line(name)) for number, name in sorted(found.items())]
+
+    def paused(self) -> list[Pause]:
+        """The queues of which nothing is started, by name."""
+        return sorted(self._store().desk.controls().paused.values(), key=lambda pause: pause.queue)
+
     def queues(self) -> list[QueueCount]:
         """What waits and runs in each queue that is in use."""
         return self._store().desk.queues()
@@ -146,6 +181,81 @@ class Admin:
         What cannot be moved is told for each job, and does not stop the others.
         """
         return self._moves(ids, "retried", lambda some: self._store().desk.retry(some, force=force))
+
+    def retry_with_children(self, ids: Sequence[int], *, force: bool = False) -> list[Move]:
+        """The same, and then the jobs that were cancelled because one of these failed or was cancelled, and theirs in turn."""
+        desk = self._store().desk
+        moves = self.retry(ids, force=force)
+        seen, parents = {move.id for move in moves}, [move.id for move in moves if move.error is None]
+        while parents:
+            found = {child for id in parents for child in desk.dependents(id, [State.CANCELLED])}
+            parents = sorted(found - seen)
+            seen |= found
+            moves += self.retry(parents)
+        return moves
+
+    def hold(self, ids: Sequence[int], note: str | None = None) -> list[Move]:
+        """Keep jobs from starting until they are released; what waits gives back its place in its group and limit."""
+        return self._moves(ids, "held", lambda some: self._store().desk.hold(some, note))
+
+    def release(self, ids: Sequence[int]) -> list[Move]:
+        """Let held jobs go on."""
+        return self._moves(ids, "released", lambda some: self._store().desk.release(some))
+
+    def move(self, ids: Sequence[int], *, queue: str | None = None, priority: int | None = None) -> list[Move]:
+        """Put jobs that do not run into another queue, or give them another priority (0 to 999). Raises BadOption."""
+        if queue is None and priority is None:
+            raise BadOption("move them where? Give a queue, a priority or both")
+        if queue is not None:
+            check_name("queue", queue)
+        if priority is not None:
+            check_priority(priority)
+        return self._moves(ids, "moved", lambda some: self._store().desk.move(some, queue, priority))
+
+    def pause(
+        self,
+        queue: str,
+        *,
+        note: str | None = None,
+        seconds: float | None = None,
+        until: datetime | None = None,
+        timeout: float = 10.0,
+    ) -> list[int]:
+        """Let nothing of a queue start, for so many seconds, until an instant, or until it is resumed.
+
+        Returns when every worker that is alive has said that it obeys, which takes about a second; what runs goes on. Gives
+        the workers that have not said so within the timeout (seconds): their database connection may hang.
+        """
+        check_name("queue", queue)
+        desk = self._store().desk
+        number = desk.pause(queue, note, seconds, microseconds(until))
+        deadline = time.monotonic() + timeout
+        while (deaf := desk.deaf(number)) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return deaf
+
+    def resume(self, queue: str) -> bool:
+        """Let a queue go on; False: it was not paused."""
+        return self._store().desk.resume(queue)
+
+    def unblock_group(self, name: str) -> list[int]:
+        """Let a group go on without the failed jobs that it stands still for; gives their ids."""
+        return self._store().desk.unblock_group(name)
+
+    def waive(self, job_id: int, parent: int) -> None:
+        """Let a job wait for this parent no longer. Raises UnknownJob, and BadOption when it does not wait for it."""
+        desk = self._store().desk
+        if desk.job(job_id) is None:
+            raise UnknownJob(job_id)
+        if not desk.waive(job_id, parent):
+            raise BadOption(f"job {job_id} does not wait for job {parent}; see dray why {job_id}")
+
+    def give_up(self, parent: int) -> list[Move]:
+        """Cancel everything that waits for this job to succeed, since it never will."""
+        desk, moves = self._store().desk, []
+        while waiting := desk.dependents(parent):
+            moves += self.cancel(waiting, f"job {parent}, which it needs, was given up")
+        return moves
 
     def cancel(self, ids: Sequence[int], note: str = "cancelled by an operator") -> list[Move]:
         """End jobs that wait; ask running ones to end, which leaves them running until they heard it."""

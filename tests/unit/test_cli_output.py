@@ -174,7 +174,7 @@ def test_csv(capsys: pytest.CaptureFixture[str]) -> None:
     facts.print_csv([FAILED])
     header, *lines = capsys.readouterr().out.splitlines()
     assert header.startswith("id,state,reason,queue,task,priority,")
-    assert lines[0].startswith("17,failed,,mail,send,100,1,20,0,0,k-1,,3,2024-02-29T12:00:00.000Z,,,,")
+    assert lines[0].startswith("17,failed,,mail,send,100,1,20,0,0,,,,,,k-1,,3,2024-02-29T12:00:00.000Z,,,,")
 
 
 # --- filters ----------------------------------------------------------------------------------------------------------------

@@ -30,28 +30,16 @@ FLOORS: list[set[str]] = [
     | {"store.owed", "store.places", "store.ends", "store.edges", "store.gates", "store.limits", "store.follow", "store.unique"}
     | {"store.add", "store.lanes", "store.claim", "store.finish"}
     | {"store.settle", "store.sweep", "store.expire", "store.rescue", "store.promote"}
-    | {"store.control", "store.controls", "store.workers", "store.listing", "store.read", "store.output", "store.prune"}
+    | {"store.control", "store.controls", "store.workers", "store.waits", "store.listing", "store.read"}
+    | {"store.output", "store.prune"}
     | {"store.roster", "store.desk", "store.caller", "store.vitals", "store.sql"},
     # 4 the doorkeeper
     {"store"},
     # 5 one run
     {"task", "runner", "context", "handle", "sender"},
     # 6 what the engine is made of
-    {
-        "app",
-        "waits",
-        "intake",
-        "finisher",
-        "process",
-        "heartbeat",
-        "lease",
-        "limits",
-        "obedience",
-        "outage",
-        "slots",
-        "admin",
-        "doctor",
-    },
+    {"app", "waits", "intake", "finisher", "process", "heartbeat", "lease", "limits", "obedience", "outage", "slots"}
+    | {"why", "admin", "doctor"},
     # 7 the engine
     {"worker", "upkeep", "discover"},
     # 8 faces
@@ -103,6 +91,7 @@ NEIGHBOURS: dict[str, set[str]] = {
     "store.control": {"store.unique", "store.ends", "store.owed", "store.places", "store.tables"},
     "store.controls": {"store.tables", "store.workers"},
     "store.workers": {"store.tables"},
+    "store.waits": {"store.edges", "store.tables"},
     "store.output": {"store.tables"},
     "store.listing": {"store.tables", "store.filters"},
     "store.read": {"store.tables", "store.lanes", "store.listing", "store.filters"},
@@ -111,16 +100,8 @@ NEIGHBOURS: dict[str, set[str]] = {
     "store.caller": {"store.owed", "store.settle", "store.wakeup"},
     "store.roster": {"store.connect", "store.tables", "store.wakeup", "store.workers"},
     "store.desk": {"store.connect", "store.settle", "store.tables", "store.wakeup"}
-    | {
-        "store.control",
-        "store.controls",
-        "store.edges",
-        "store.gates",
-        "store.output",
-        "store.prune",
-        "store.read",
-        "store.unique",
-    },
+    | {"store.control", "store.controls", "store.edges", "store.gates", "store.output", "store.prune", "store.read"}
+    | {"store.unique", "store.waits"},
     "store.vitals": {"store.connect", "store.tables"},
     "store.sql": {"store.dialects", "store.tables", "store.connect", "store.wakeup", "store.schema"}
     | {"store.add", "store.claim", "store.finish", "store.settle", "store.rescue", "store.promote"}
@@ -130,13 +111,16 @@ NEIGHBOURS: dict[str, set[str]] = {
     "lease": {"heartbeat"},
     "worker": {"upkeep"},
     "app": {"waits"},
-    "admin": {"app", "doctor"},
+    "why": {"doctor"},
+    "admin": {"app", "doctor", "waits", "why"},
     "doctor": {"app"},
     "cli.opening": {"cli.options"},
     "cli.run": {"cli.options", "cli.words"},
     "cli.enqueue": {"cli.options", "cli.words", "cli.detail", "cli.facts"},
     "cli.jobs": {"cli.options", "cli.words", "cli.detail", "cli.facts", "cli.opening", "cli.output"},
     "cli.moves": {"cli.options", "cli.bulk"},
+    "cli.waiting": {"cli.options", "cli.words", "cli.facts", "cli.opening", "cli.output"},
+    "cli.queues": {"cli.options", "cli.words", "cli.facts", "cli.opening", "cli.output"},
     "cli.bulk": {"cli.words", "cli.facts", "cli.opening", "cli.output"},
     "cli.stats": {"cli.options", "cli.words", "cli.facts", "cli.opening", "cli.output"},
     "cli.ops": {"cli.options", "cli.words", "cli.facts", "cli.opening", "cli.output"},

@@ -13,6 +13,7 @@ import click
 
 from dray.cli.options import Common, common
 from dray.errors import (
+    Conflict,
     DrayError,
     IllegalMove,
     JobFailed,
@@ -34,6 +35,7 @@ EXIT_CODES: tuple[tuple[type[DrayError], int], ...] = (
     (UnknownWorker, NOT_FOUND),
     (UnknownTask, NOT_FOUND),
     (IllegalMove, CONFLICT),
+    (Conflict, CONFLICT),
     (JobFailed, FAILED),
     (NotFinished, TIMED_OUT),
     (SchemaError, SCHEMA),
@@ -57,8 +59,17 @@ VERBS = {
     "enqueue": Place("dray.cli.enqueue:enqueue", "Enqueue a job, and wait for it if asked."),
     "jobs": Place("dray.cli.jobs:jobs", "List jobs."),
     "show": Place("dray.cli.jobs:show", "Show everything about one job."),
+    "why": Place("dray.cli.waiting:why", "Say why a job is not running."),
     "retry": Place("dray.cli.moves:retry", "Run jobs again."),
     "cancel": Place("dray.cli.moves:cancel", "Cancel jobs."),
+    "hold": Place("dray.cli.moves:hold", "Keep jobs from starting."),
+    "release": Place("dray.cli.moves:release", "Let held jobs go on."),
+    "move": Place("dray.cli.moves:move", "Give jobs another queue or priority."),
+    "unblock": Place("dray.cli.waiting:unblock", "Let jobs go on that wait for what will not come."),
+    "groups": Place("dray.cli.waiting:groups", "Show how groups stand."),
+    "queues": Place("dray.cli.queues:queues", "List queues, and which are paused."),
+    "pause": Place("dray.cli.queues:pause", "Let nothing of a queue start."),
+    "resume": Place("dray.cli.queues:resume", "Let a paused queue go on."),
     "stats": Place("dray.cli.stats:stats", "Show how things are, or check it."),
     "doctor": Place("dray.cli.ops:doctor", "Find out what is wrong, and how to mend it."),
     "prune": Place("dray.cli.ops:prune", "Delete jobs that ended long ago."),

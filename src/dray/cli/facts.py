@@ -18,6 +18,7 @@ VERSION = 1  # of the JSON: it rises when a field goes away or changes its meani
 
 _FIELDS = (
     *("id", "state", "reason", "queue", "task", "priority", "attempt", "max_attempts", "crashes", "snoozes"),
+    *("group", "limit", "parent_id", "covered_by", "expires_at"),
     *("key", "owner", "worker_id", "created_at", "run_at", "ready_at", "claimed_at", "started_at", "finished_at"),
     *("args", "result", "report", "error", "note"),
 )

@@ -1,4 +1,4 @@
-"""`dray retry` and `dray cancel`: by id, from standard input, or by a filter."""
+"""`dray retry`, `cancel`, `hold`, `release` and `move`: by id, from standard input, or by a filter."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from dray.job import ENDED, State
 from dray.store.filters import Filter
 
 LIVE = frozenset(State) - ENDED
+WAITING = LIVE - {State.RUNNING}
 
 
 _WHICH = click.argument("which", nargs=-1, metavar="(ID... | - | FILTER...)")
@@ -32,10 +33,11 @@ _YES = option("-y", "--yes", is_flag=True, help="Do not ask; needed where there 
 )
 @_WHICH
 @option("--force", is_flag=True, help="Run succeeded jobs again too.")
+@option("--with-children", is_flag=True, help="And the jobs that were cancelled because of these.")
 @_LIMIT
 @_DRY_RUN
 @_YES
-def retry(which: tuple[str, ...], force: bool, limit: int | None, dry_run: bool, yes: bool) -> int:
+def retry(which: tuple[str, ...], force: bool, with_children: bool, limit: int | None, dry_run: bool, yes: bool) -> int:
     """Run jobs again: ended ones start over under their ids, waiting ones start now.
 
     Jobs are named by ids, by ids on standard input (-), or by a filter as in `dray jobs`; a filter that names no state
@@ -48,7 +50,7 @@ def retry(which: tuple[str, ...], force: bool, limit: int | None, dry_run: bool,
         example="state:failed",
         usual=frozenset({State.FAILED}),
         possible=possible | {State.SUCCEEDED} if force else possible,
-        act=lambda admin, ids: admin.retry(ids, force=force),
+        act=lambda admin, ids: (admin.retry_with_children if with_children else admin.retry)(ids, force=force),
     )
     return _move(mover, which, Choices(yes=yes, dry_run=dry_run, limit=limit))
 
@@ -76,6 +78,68 @@ def cancel(which: tuple[str, ...], limit: int | None, dry_run: bool, yes: bool) 
         usual=LIVE,
         possible=LIVE,
         act=lambda admin, ids: admin.cancel(ids),
+    )
+    return _move(mover, which, Choices(yes=yes, dry_run=dry_run, limit=limit))
+
+
+@verb("hold", "dray hold 17 --reason 'ann is looking at it'", "dray hold queue:mail task:send_invoice")
+@_WHICH
+@option("--reason", metavar="TEXT", help="Why; shown with the job.")
+@_LIMIT
+@_DRY_RUN
+@_YES
+def hold(which: tuple[str, ...], reason: str | None, limit: int | None, dry_run: bool, yes: bool) -> int:
+    """Keep jobs from starting until they are released; one that runs is not started again.
+
+    A held job gives back its place in its group and its share of a limit, so that it keeps nobody else waiting.
+    """
+    mover = Mover(
+        verb="hold",
+        done="held",
+        example="queue:mail",
+        usual=WAITING,
+        possible=LIVE,
+        act=lambda admin, ids: admin.hold(ids, reason),
+    )
+    return _move(mover, which, Choices(yes=yes, dry_run=dry_run, limit=limit))
+
+
+@verb("release", "dray release 17", "dray release reason:held")
+@_WHICH
+@_LIMIT
+@_DRY_RUN
+@_YES
+def release(which: tuple[str, ...], limit: int | None, dry_run: bool, yes: bool) -> int:
+    """Let held jobs go on; they stand in line again at the first station that keeps them."""
+    mover = Mover(
+        verb="release",
+        done="released",
+        example="reason:held",
+        usual=LIVE,
+        possible=LIVE,
+        act=lambda admin, ids: admin.release(ids),
+    )
+    return _move(mover, which, Choices(yes=yes, dry_run=dry_run, limit=limit))
+
+
+@verb("move", "dray move 17 --queue reports", "dray move task:send_invoice --priority 10")
+@_WHICH
+@option("--queue", metavar="NAME", help="The queue they shall wait in.")
+@option("--priority", type=click.IntRange(0, 999), metavar="N", help="0 to 999, smaller is more urgent.")
+@_LIMIT
+@_DRY_RUN
+@_YES
+def move(which: tuple[str, ...], queue: str | None, priority: int | None, limit: int | None, dry_run: bool, yes: bool) -> int:
+    """Put jobs that do not run into another queue, or give them another priority."""
+    if queue is None and priority is None:
+        raise BadOption("move them where? Give --queue, --priority or both")
+    mover = Mover(
+        verb="move",
+        done="moved",
+        example="queue:mail --queue reports",
+        usual=WAITING,
+        possible=WAITING,
+        act=lambda admin, ids: admin.move(ids, queue=queue, priority=priority),
     )
     return _move(mover, which, Choices(yes=yes, dry_run=dry_run, limit=limit))
 

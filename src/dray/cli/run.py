@@ -15,6 +15,7 @@ from dray.cli.options import duration, given, option, setting, verb
 from dray.cli.words import facts_line, iso, one_line
 from dray.discover import require_app
 from dray.limits import Limits
+from dray.options import parse_priorities
 from dray.worker import Worker
 
 
@@ -55,10 +56,12 @@ def log_to_stderr(level: str) -> None:
     "worker",
     "dray worker -A shop:app                     every queue",
     "dray worker -A shop:app mail reports -c 20  these two, 20 jobs at a time",
+    "dray worker -A shop:app -p 10               only what is most urgent",
     "dray worker -A shop:app --burst             until nothing is left, then end",
 )
 @click.argument("queues", nargs=-1, metavar="[QUEUE]...")
 @setting("-c", "--concurrency", variable="DRAY_CONCURRENCY", type=click.IntRange(1), help="Jobs run at the same time.")
+@option("-p", "--priorities", metavar="RANGE", help="Only these: 10, 20-40, 25- or -20; smaller is more urgent.")
 @option("--burst", is_flag=True, help="End when nothing is ready or running.")
 @option("--max-jobs", type=click.IntRange(1), metavar="N", help="End after N jobs.")
 @option("--max-time", type=duration, metavar="TIME", help="End after this time, such as 1h.")
@@ -67,6 +70,7 @@ def log_to_stderr(level: str) -> None:
 def worker(
     queues: tuple[str, ...],
     concurrency: int | None,
+    priorities: str | None,
     burst: bool,
     max_jobs: int | None,
     max_time: float | None,
@@ -87,5 +91,6 @@ def worker(
         click.echo(
             f"dray: warning: {found.name} has no tasks, so every job will be parked; is their module imported?", err=True
         )
+    chosen = None if priorities is None else parse_priorities(priorities)
     limits = Limits(burst=burst, max_jobs=max_jobs, max_time=max_time)
-    return Worker(app, queues, limits=limits, upkeep=not no_upkeep).run()
+    return Worker(app, queues, priorities=chosen, limits=limits, upkeep=not no_upkeep).run()

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import TypeVar
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
-from dray.job import Flag, JobRow, Lease, Ready, State
+from dray.job import Flag, JobRow, Lease, Ready, State, name_hash
 from dray.stations import GROUP, gate_hash
-from dray.store import control, controls, edges, gates, output, prune, read, unique
+from dray.store import control, controls, edges, gates, output, prune, read, unique, waits
 from dray.store.connect import Database
 from dray.store.control import Moved, Moves
 from dray.store.controls import Controls
 from dray.store.output import Line, OutputLine
 from dray.store.read import AttemptRow, Filter, QueueCount
 from dray.store.settle import Settler
-from dray.store.tables import STATE, Tables
+from dray.store.tables import EPOCH, STATE, Tables, instant
+from dray.store.waits import Line as GroupLine
+from dray.store.waits import Need, Shares
 from dray.store.wakeup import Bell
 
 T = TypeVar("T")
@@ -138,6 +141,38 @@ class Desk:
                 connection, self._tables, keys, include_running=include_running, include_failed=include_failed
             )
         )
+
+    # --- what keeps a job from running ---------------------------------------------------------------------------------
+
+    def now(self) -> datetime:
+        """The database's clock."""
+        return self._look(lambda connection: instant(connection.execute(select(self._tables.now())).scalar())) or EPOCH
+
+    def needs(self, job_id: int) -> list[Need]:
+        """What this job waits for that has not ended as it needs, the first few."""
+        return self._look(lambda connection: waits.needs(connection, self._tables, job_id))
+
+    def line(self, group: str) -> GroupLine:
+        """How a group stands."""
+        return self._look(lambda connection: waits.line(connection, self._tables, group))
+
+    def shares(self, limit: str) -> Shares:
+        """How a limit stands."""
+        return self._look(lambda connection: waits.shares(connection, self._tables, limit))
+
+    def before(self, row: JobRow) -> int:
+        """How many ready jobs of the same queue and priority have been ready for longer, counted up to a thousand."""
+        since = 0 if row.ready_at is None else round((row.ready_at - EPOCH).total_seconds() * 1_000_000)
+        return self._look(lambda connection: waits.before(connection, self._tables, name_hash(row.queue), row.priority, since))
+
+    def groups(self, *, limit: int = 50, after: int | None = None) -> list[tuple[int, str]]:
+        """Groups that have live jobs, by their numbers, behind this one."""
+        first = -(2**63) if after is None else after
+        return self._look(lambda connection: waits.groups(connection, self._tables, limit=limit, after=first))
+
+    def halted_groups(self) -> list[tuple[int, str]]:
+        """Groups that stand still because of a failed job."""
+        return self._look(lambda connection: waits.halted(connection, self._tables))
 
     # --- output and age -------------------------------------------------------------------------------------------------
 
