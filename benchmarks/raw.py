@@ -109,7 +109,8 @@ def drained(url: str, jobs: int) -> float:
 
 
 def _worker(raw: Raw) -> int:
-    values = {"state": 0, "host": "", "pid": 0, "queues": "*", "concurrency": 1, "started_at": 0, "beat_at": host_clock()}
+    numbers = dict.fromkeys(("state", "pid", "started_at", "generation"), 0)
+    values = {**numbers, "host": "", "queues": "*", "concurrency": 1, "beat_at": host_clock()}
     names = ", ".join(values)
     raw.run(f"INSERT INTO {{workers}} ({names}) VALUES ({', '.join(f':{name}' for name in values)})", **values)
     return int(raw.run("SELECT max(id) FROM {workers}").fetchone()[0])

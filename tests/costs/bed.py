@@ -66,7 +66,7 @@ class Bed:
         """Those that a test has had taken, and not what a server finds at some moment in between."""
         names = self.store.tables.names()
         with self.engine.connect() as connection:
-            for short in ("jobs", "history", "workers", "labels", "attempts", "output"):
+            for short in ("jobs", "history", "workers", "labels", "attempts", "output", "edges", "halts", "gates"):
                 connection.exec_driver_sql(f"ALTER TABLE {names[short]} SET (autovacuum_enabled = false)")
 
     def close(self) -> None:
@@ -89,7 +89,9 @@ class Bed:
     def fill_workers(self, count: int) -> None:
         """Workers that have said goodbye."""
         values = {"state": "2", "host": "'h'", "pid": "1", "queues": "'*'", "concurrency": "8"}
-        self._insert("workers", {**values, "started_at": "s.n", "beat_at": "s.n", "ended_at": "{now}"}, count)
+        self._insert(
+            "workers", {**values, "started_at": "s.n", "beat_at": "s.n", "ended_at": "{now}", "generation": "0"}, count
+        )
 
     def fill_beside(self, count: int) -> None:
         """What is kept beside jobs; of these jobs nothing else is left."""
@@ -97,6 +99,8 @@ class Bed:
         self._insert("labels", {**gone, "name": "'shop'", "value": "'north'", "label_hash": "s.n"}, count)
         self._insert("attempts", {**gone, "fence": "1", "attempt": "1", "state": "11", "finished_at": "1"}, count)
         self._insert("output", {**gone, "fence": "1", "at": "1", "stream": "'stdout'", "line": "'x'"}, count)
+
+        self._insert("halts", {**gone, "group_hash": "s.n", "at": "1"}, count // 10)
 
     def _insert(self, table: str, values: dict[str, str], count: int) -> None:
         numbers = NUMBERS[self.dialect.name] % count

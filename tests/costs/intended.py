@@ -8,6 +8,10 @@ rows of workers are few, and may be read from end to end.
 from __future__ import annotations
 
 # What SQLite does, and the others too unless something else is said below.
+# Asked after a commit: who waits for these, and are there edges at all.
+_DEPENDENTS = "edges.needs edges.needs (all) jobs.id|edges.scan jobs.id|edges.id (all) edges.needs jobs.id"
+# What a job waits for, or a group stands still for, is not pruned. There are few of these here.
+_OLD = "|".join(f"edges.{edges} halts.{halts} history.ended jobs.id" for edges in ("needs", "scan") for halts in ("id", "scan"))
 COMMON = {
     "enqueue": [""],
     "enqueue many": [""],
@@ -15,9 +19,9 @@ COMMON = {
     "enqueue with labels": ["", ""],
     "look in vain": ["jobs.id jobs.ready jobs.ready (all)"],
     "claim": ["jobs.id jobs.ready jobs.ready (all)", "workers.id", "jobs.ready", "jobs.id"],
-    "finish": ["jobs.id", "jobs.id", "jobs.id"],
-    "finish again": ["jobs.id", "history.id jobs.id", "attempts.id"],
-    "fail": ["jobs.id", "jobs.id", "jobs.id", ""],
+    "finish": ["jobs.id", "jobs.id", "jobs.id", _DEPENDENTS],
+    "finish again": ["jobs.id", "history.id jobs.id", "attempts.id", _DEPENDENTS],
+    "fail": ["jobs.id", "jobs.id", "jobs.id", "", _DEPENDENTS],
     "fail for now": ["jobs.id", "jobs.id", ""],
     "hand back": ["jobs.id", "jobs.id"],
     "mark the start": ["jobs.id"],
@@ -30,14 +34,14 @@ COMMON = {
     "rescue": ["jobs.running (all) workers.id", "jobs.running (all) workers.id", "jobs.id", "jobs.id", ""],
     "a worker leaves": ["", "workers.id"],
     "a worker dies": ["", "workers.scan", "workers.id"],
-    "nothing is old": ["history.ended"],
-    "prune": ["history.ended", "labels.id", "attempts.id", "output.job", "history.id"],
+    "nothing is old": [_OLD],
+    "prune": [_OLD, "labels.id", "edges.id|edges.scan", "attempts.id", "output.job", "history.id"],
     "prune workers": ["jobs.running workers.scan", "workers.id"],
     "show a job": ["history.id jobs.id"],
-    "cancel": ["jobs.id", "jobs.id", "jobs.id"],
+    "cancel": ["jobs.id", "jobs.id", "jobs.id", _DEPENDENTS],
     "hold": ["jobs.id", "jobs.id"],
     "release": ["jobs.id", "jobs.id"],
-    "retry": ["jobs.id", "history.id", "history.id", "history.id"],
+    "retry": ["jobs.id", "history.id", "history.id", "history.id", _DEPENDENTS],
 }
 
 # PostgreSQL reads the index of running jobs rather than fetch each by its id, while they are few; when dead entries have made
@@ -50,10 +54,10 @@ _PARKED = "jobs.parked|jobs.parked (all)|jobs.parked (all) jobs.waiting"
 POSTGRESQL = {
     "look in vain": [_ANYWHERE],
     "claim": [_ANYWHERE],
-    "exchange": [_MINE, "jobs.id jobs.ready jobs.ready (all)", "jobs.id jobs.ready workers.id"],
-    "finish": [_MINE],
-    "finish again": [_MINE, "history.id jobs.id", "attempts.id"],
-    "fail": [_MINE, ""],
+    "exchange": [_MINE, "jobs.id jobs.ready jobs.ready (all)", "jobs.id jobs.ready workers.id", _DEPENDENTS],
+    "finish": [_MINE, _DEPENDENTS],
+    "finish again": [_MINE, "history.id jobs.id", "attempts.id", _DEPENDENTS],
+    "fail": [_MINE, "", _DEPENDENTS],
     "fail for now": [_MINE, _MINE, ""],
     "hand back": [_MINE, _MINE],
     "promote": ["jobs.due", "jobs.due", _STILL, "jobs.due"],
@@ -85,4 +89,5 @@ MYSQL = {
 
 def intended(database: str) -> dict[str, list[str]]:
     ways = COMMON | {"sqlite": {}, "postgresql": POSTGRESQL}.get(database, MYSQL)
-    return {"exchange": [*ways["finish"], *ways["claim"]], **ways}
+    *writes, settles = ways["finish"]
+    return {"exchange": [*writes, *ways["claim"], settles], **ways}

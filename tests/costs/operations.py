@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from dray.job import Claim, Failed, Flag, HandedBack, Parked, Reason, State, name_hash
+from dray.job import Claim, Failed, Flag, HandedBack, NewJob, Parked, Reason, State, name_hash
 from dray.store.tables import REASON
 from tests.costs.bed import Bed
 
@@ -27,6 +27,10 @@ def fill(bed: Bed, rows: int) -> None:
     bed.fill(State.SCHEDULED, rows * 3 // 10, key_hash="s.n", job_key="'k'")
     bed.fill(State.RETRYING, rows // 20)
     bed.fill(State.BLOCKED, rows // 20, reason=REASON[Reason.HELD], flags=int(Flag.HELD))
+    group = {"group_hash": "s.n % 1000", "group_held": 0, "group_rank": 100, "group_name": "'g'"}
+    bed.fill(State.BLOCKED, rows // 20, reason=REASON[Reason.GROUP], **group)
+    limit = {"limit_hash": "s.n % 10", "limit_held": 0, "limit_name": "'l'", "limit_rule": "'3'"}
+    bed.fill(State.BLOCKED, rows // 20, reason=REASON[Reason.LIMIT], **limit)
     bed.fill(State.BLOCKED, PARKED, task_hash=name_hash("unknown"))
     bed.fill(State.RUNNING, RUNNING, worker_id=bed.new_worker())
     bed.fill(State.SUCCEEDED, rows * 8 // 10)
@@ -115,6 +119,31 @@ def _some_ended(bed: Bed) -> list[int]:
     return ids
 
 
+def _grouped(bed: Bed) -> list[Claim]:
+    """Heads of as many groups, behind each of which another waits."""
+    for _ in range(2):
+        bed.store.add([NewJob(task="t", queue="groups", args="{}", group=f"g{number}") for number in range(MANY)])
+    return bed.claim(MANY, "groups")
+
+
+def _limited(bed: Bed) -> list[Claim]:
+    """Jobs that have the shares of a few limits, for which others wait."""
+    jobs = [NewJob(task="t", queue="limits", args="{}", limit=f"l{n % 10}", limit_rule="20") for n in range(3 * MANY)]
+    bed.store.add(jobs)
+    return bed.claim(MANY, "limits")
+
+
+def _needed(bed: Bed) -> list[Claim]:
+    """Jobs for each of which another waits."""
+    parents = bed.store.add([NewJob(task="t", queue="parents", args="{}")] * MANY)
+    bed.store.add([NewJob(task="t", queue="children", args="{}", after=(one.id,)) for one in parents])
+    return bed.claim(MANY, "parents")
+
+
+def _expired(bed: Bed) -> None:
+    bed.fill(State.READY, MANY, queue="late", expires_at="s.n")
+
+
 OPERATIONS = [
     Operation("enqueue", _nothing, lambda bed, _: bed.add(1)),
     Operation("enqueue many", _nothing, lambda bed, _: bed.add(MANY)),
@@ -146,4 +175,20 @@ OPERATIONS = [
     Operation("hold", _some, _moved("hold")),
     Operation("release", _some_held, _moved("release")),
     Operation("retry", _some_ended, _moved("retry")),
+]
+
+# What only jobs cost that wait for something else than their time. On beds of their own: where there are edges, each end leaves
+# a note of itself until it has been settled.
+WAITING = [
+    Operation("end heads of groups", _grouped, lambda bed, runs: bed.finish(runs)),
+    Operation("end shares of limits", _limited, lambda bed, runs: bed.finish(runs)),
+    Operation("end parents", _needed, lambda bed, runs: bed.finish(runs)),
+    Operation(
+        "enqueue into a group", _nothing, lambda bed, _: bed.store.add([NewJob(task="t", queue="q", args="{}", group="x")])
+    ),
+    Operation("expire", _expired, lambda bed, _: _counted(MANY, bed.store.expire().cancelled)),
+    Operation("nothing has expired", _nothing, lambda bed, _: bed.store.expire()),
+    Operation("rates", _nothing, lambda bed, _: bed.store.open_rates()),
+    Operation("no notes are left", _nothing, lambda bed, _: bed.store.settler.sweep()),
+    Operation("controls", _nothing, lambda bed, _: bed.store.desk.controls()),
 ]

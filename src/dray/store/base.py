@@ -152,7 +152,7 @@ class Desk(Protocol):
         """Let a job wait for this parent no longer; False: it does not wait for it."""
         ...
 
-    def dependents(self, job_id: int, states: Sequence[State] = ...) -> Sequence[int]:
+    def dependents(self, job_id: int, states: Sequence[State] = (State.BLOCKED,)) -> Sequence[int]:
         """Jobs in these states that need this one to have succeeded, a thousand at most."""
         ...
 

@@ -24,7 +24,8 @@ class Expired(NamedTuple):
 
 def anything_expired(connection: Connection, tables: Tables) -> bool:
     """Whether there is anything to do: asked without a lock, since mostly there is not."""
-    return connection.execute(select(tables.jobs.c.id).where(*_over(tables)).limit(1)).first() is not None
+    first = select(tables.jobs.c.id).where(*_over(tables)).order_by(tables.jobs.c.expires_at, tables.jobs.c.id).limit(1)
+    return connection.execute(first).first() is not None
 
 
 def expire(connection: Connection, tables: Tables, limit: int = 1000) -> tuple[Expired, Owed]:

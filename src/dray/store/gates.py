@@ -84,11 +84,12 @@ _ORDER = {GROUP: "group_rank", LIMIT: "priority"}
 # --- groups ---------------------------------------------------------------------------------------------------------------
 
 _LINE = f"{{jobs}} w WHERE w.group_hash = d.i AND w.group_held = {int(Held.WAITS)}"
+# Scalar, each with its LIMIT: of an EXISTS MySQL would make a table of all that wait anywhere.
 _HEADLESS = (
-    "NOT EXISTS (SELECT 1 FROM {jobs} h WHERE h.group_hash = d.i AND h.group_held >= 1)"
-    " AND NOT EXISTS (SELECT 1 FROM {halts} s WHERE s.group_hash = d.i)"
+    "(SELECT h.id FROM {jobs} h WHERE h.group_hash = d.i AND h.group_held >= 1 LIMIT 1) IS NULL"
+    " AND (SELECT s.job_id FROM {halts} s WHERE s.group_hash = d.i LIMIT 1) IS NULL"
 )
-_OPEN = f"SELECT d.i FROM {{rows}} WHERE EXISTS (SELECT 1 FROM {_LINE}) AND {_HEADLESS}"
+_OPEN = f"SELECT d.i FROM {{rows}} WHERE (SELECT w.id FROM {_LINE} LIMIT 1) IS NOT NULL AND {_HEADLESS}"
 _FIRST = f"SELECT (SELECT w.id FROM {_LINE} ORDER BY w.group_rank, w.id LIMIT 1) FROM {{rows}} WHERE {_HEADLESS}"
 
 

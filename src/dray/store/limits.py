@@ -19,7 +19,7 @@ from dray.store.tables import READY, Tables
 AT_ONCE = 100  # lines that are looked at with one statement
 _LINE = f"{{jobs}} w WHERE w.limit_hash = d.i AND w.limit_held = {int(Held.WAITS)}"
 _HELD = f"SELECT count(*) FROM {{jobs}} h WHERE h.limit_hash = d.i AND h.limit_held = {int(Held.HOLDS)}"
-_WAITED_FOR = f"SELECT d.i FROM {{rows}} WHERE EXISTS (SELECT 1 FROM {_LINE})"
+_WAITED_FOR = f"SELECT d.i FROM {{rows}} WHERE (SELECT w.id FROM {_LINE} LIMIT 1) IS NOT NULL"
 _COUNTS = f"SELECT d.i, ({_HELD}) AS held, ({_HELD} AND h.state = {READY}) AS unstarted, {{now}} AS now FROM {{rows}}"
 _FIRST = (
     f"SELECT * FROM (SELECT w.id FROM {{jobs}} w WHERE w.limit_hash = %d AND w.limit_held = {int(Held.WAITS)}"

@@ -75,7 +75,8 @@ def _old(tables: Tables, state: State, older_than: float) -> Select[tuple[int]]:
     needed = select(edges.c.job_id).join_from(edges, jobs, jobs.c.id == edges.c.job_id).where(edges.c.needs_id == history.c.id)
     halting = select(halts.c.job_id).where(halts.c.group_hash == history.c.group_hash, halts.c.job_id == history.c.id)
     old = select(history.c.id).where(history.c.state == STATE[state], history.c.finished_at < before)
-    return old.where(~needed.exists(), ~halting.exists())
+    # One by one, as far as is wanted: joined with them, all edges would be read.
+    return old.where(*[some.limit(1).scalar_subquery().is_(None) for some in (needed, halting)])
 
 
 def _microseconds(seconds: float) -> int:
