@@ -27,6 +27,7 @@ class PollIntake:
         self.leads = False  # somebody was taken to be run behind another
         self.pickup: Pickup = store.pickup(queues, priorities)
         self._hinted = True
+        self._sure = False  # the last look was made from scratch, and nothing has been found since
         self._next_look = 0.0
         self._recount_at = 0.0
 
@@ -42,6 +43,14 @@ class PollIntake:
     def look(self) -> None:
         """A look begins: hints that come from now on are news."""
         self._hinted = False
+
+    def make_sure(self) -> bool:
+        """Whether a look from scratch has found nothing; else the next one is. What is remembered may be a moment old."""
+        if not self._sure:
+            self.pickup.forget()
+            self._sure = self._hinted = True
+            return False
+        return True
 
     def doubt(self) -> None:
         """The database did not answer: what was asked may have happened."""
@@ -74,6 +83,7 @@ class PollIntake:
     def took(self, count: int, wanted: int) -> bool:
         """Learn from a look; True when it found less than wanted, so that there is no more for now."""
         if count:
+            self._sure = False
             self._pace.woken()
         if count >= wanted:
             self._hinted = True  # there may be more

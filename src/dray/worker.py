@@ -230,7 +230,8 @@ class Worker:
         done = self.slots.done
         if not done:
             return False
-        return not self.slots.buffered() or self._pace.is_flush_due(len(done), time.monotonic() - done[0].ended)
+        more = self.slots.buffered() or (self._intake.leads and lined_up(self.items.values()))
+        return not more or self._pace.is_flush_due(len(done), time.monotonic() - done[0].ended)
 
     def _collect(self, now: float) -> list[Finish]:
         """What has ended since the last write, judged. Its log lines are written before: who sees the end sees them too."""
@@ -281,7 +282,7 @@ class Worker:
             return
         if self._upkeep is not None and self.store.promote().ready:
             self._intake.hint()  # a waiting job has just come due
-        else:
+        elif self._intake.make_sure():
             self.stop("nothing left to do")
 
     def _return_stale(self) -> None:

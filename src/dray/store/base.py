@@ -69,6 +69,10 @@ class Pickup(Protocol):
 
     paused: frozenset[int]  # hashes of queues of which nothing is taken; its owner says so
 
+    def forget(self) -> None:
+        """Look the next time as if for the first time."""
+        ...
+
 
 class EngineStore(Protocol):
     """The part of a store that the worker's loop stands on. Everything raises StoreUnavailable when the database is away."""

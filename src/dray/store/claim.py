@@ -101,6 +101,11 @@ class Lanes:
         known = [lane for lane in self.known if lane[0] not in self.paused]
         return sorted(known, key=lambda lane: (lane[1], lane[0] < self.first, lane[0]))
 
+    def forget(self) -> None:
+        """Look the next time as if for the first time."""
+        self.known, self.looked = [], float("-inf")
+        self.sweep()
+
     def sweep_is_due(self) -> bool:
         """Whether it is time to look below the floors again."""
         return bool(self.floors) and self.clock() - self.swept >= self.sweep_after
