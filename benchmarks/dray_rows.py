@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 import sys
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any
 
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.orm import Session
@@ -13,8 +15,9 @@ from sqlalchemy.orm import Session
 from benchmarks import workers
 from benchmarks.raw import CREATE_ORDER, ORDER
 from benchmarks.stamps import Stamps, made
-from benchmarks.tasks import on
+from benchmarks.tasks import ahead, on
 from benchmarks.workload import GAP, NOTE, chunks
+from dray import Limit
 
 
 def fill(url: str, jobs: int) -> None:
@@ -22,6 +25,45 @@ def fill(url: str, jobs: int) -> None:
     app, task = on(url)
     for numbers in chunks(jobs):
         app.enqueue_many(task.bind(number, NOTE) for number in numbers)
+    app.close()
+
+
+def fill_groups(url: str, jobs: int) -> None:
+    """Each in one of ten thousand groups."""
+    _fill(url, jobs, lambda task, number: task.using(group=f"group-{number % 10_000}"))
+
+
+def fill_limits(url: str, jobs: int) -> None:
+    """Each under one of a hundred limits of ten."""
+    _fill(url, jobs, lambda task, number: task.using(limit=Limit(f"limit-{number % 100}", 10)))
+
+
+def fill_line(url: str, jobs: int) -> None:
+    """All in one group."""
+    _fill(url, jobs, lambda task, number: task.using(group="one"))
+
+
+def fill_line_ahead(url: str, jobs: int) -> None:
+    """All in one group, of a task that may run ahead in it."""
+    _fill(url, jobs, lambda task, number: task.using(group="one"), ahead)
+
+
+def fill_pairs(url: str, jobs: int) -> None:
+    """Each second job waits for the one before it."""
+    app, task = on(url)
+    for numbers in chunks(jobs):
+        half = len(numbers) // 2
+        parents = app.enqueue_many(task.bind(number, NOTE) for number in numbers[:half])
+        children = zip(parents, numbers[half:], strict=False)
+        app.enqueue_many(task.using(after=parent).bind(number, NOTE) for parent, number in children)
+    app.close()
+
+
+def _fill(url: str, jobs: int, using: Callable[[Any, int], Any], function: Callable[..., None] | None = None) -> None:
+    app, task = on(url)
+    chosen = task if function is None else app.task(function)
+    for numbers in chunks(jobs):
+        app.enqueue_many(using(chosen, number).bind(number, NOTE) for number in numbers)
     app.close()
 
 

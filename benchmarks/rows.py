@@ -71,6 +71,15 @@ def _own() -> Iterator[Row]:
     yield Row(name="raw", kind="drain", run=_rate(raw.drained), jobs=_all, fill=fill)
     for name, workers in (("drain", 1), ("drain-2", 2)):
         yield Row(name=name, kind="drain", run=_drain(dray_rows.drained, workers), jobs=_all, fill=fill, raw="raw")
+    gated = (
+        ("drain-groups", dray_rows.fill_groups, _all),
+        ("drain-limits", dray_rows.fill_limits, _all),
+        ("drain-dependents", dray_rows.fill_pairs, _all),
+        ("drain-one-group", dray_rows.fill_line, lambda size: size.jobs // 10),
+        ("drain-one-group-ahead", dray_rows.fill_line_ahead, _all),
+    )
+    for name, filled, jobs in gated:
+        yield Row(name=name, kind="drain", run=_drain(dray_rows.drained, 1), jobs=jobs, fill=filled, raw="drain")
     pairs = (
         ("enqueue-one", raw.inserted_one_by_one, dray_rows.enqueued_one_by_one, _single),
         ("enqueue-many", raw.inserted_in_chunks, dray_rows.enqueued_in_chunks, _all),

@@ -59,7 +59,8 @@ class Finisher:
             if item.dropped is not None:
                 change = replace(change, counted=False)
             return Finish(claim, change, ended_ago=now - item.ended, started=False)
-        change = await_children(change, claim.flags | (Flag.SPAWNED if item.context.spawned else 0))
+        if claim.flags or item.context.spawned:  # plain jobs have neither, and there are many of them
+            change = await_children(change, claim.flags | (Flag.SPAWNED if item.context.spawned else 0))
         ran = item.ended - item.started
         _tell(claim, change, ran)
         return Finish(claim, change, ran=ran, ended_ago=now - item.ended)

@@ -90,9 +90,13 @@ def finish(connection: Connection, tables: Tables, finishes: Sequence[Finish], *
 def _consequences(connection: Connection, tables: Tables, finishes: Sequence[Finish], accepted: set[Lease]) -> Owed:
     """What these runs leave to others."""
     owed, halting = Owed(), []
+    all_ours = len(accepted) == len(finishes)
     for one in finishes:
         claim, change = one.claim, one.change
-        if claim.lease not in accepted:
+        if not all_ours and claim.lease not in accepted:
+            continue
+        if claim.group_hash is None and claim.limit_hash is None and change.state.ended:
+            owed.ended.add(claim.id)  # as most do
             continue
         if change.state.ended:
             owed.ended.add(claim.id)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
-from sqlalchemy import Connection, func, select, text, update
+from sqlalchemy import Connection, func, select, update
 
 from dray.errors import BadOption
 from dray.options import Limit
@@ -17,6 +17,7 @@ from dray.store.places import Placed
 from dray.store.tables import READY, Tables
 
 AT_ONCE = 100  # lines that are looked at with one statement
+MOST = 1000  # that are let through of one line at once
 _LINE = f"{{jobs}} w WHERE w.limit_hash = d.i AND w.limit_held = {int(Held.WAITS)}"
 _HELD = f"SELECT count(*) FROM {{jobs}} h WHERE h.limit_hash = d.i AND h.limit_held = {int(Held.HOLDS)}"
 _WAITED_FOR = f"SELECT d.i FROM {{rows}} WHERE (SELECT w.id FROM {_LINE} LIMIT 1) IS NOT NULL"
@@ -24,6 +25,10 @@ _COUNTS = f"SELECT d.i, ({_HELD}) AS held, ({_HELD} AND h.state = {READY}) AS un
 _FIRST = (
     f"SELECT * FROM (SELECT w.id FROM {{jobs}} w WHERE w.limit_hash = %d AND w.limit_held = {int(Held.WAITS)}"
     " ORDER BY w.priority, w.id LIMIT %d) AS l"
+)
+_FIRST_OF_EACH = (
+    "SELECT d.h, l.id FROM {rows} CROSS JOIN LATERAL (SELECT w.id FROM {jobs} w WHERE w.limit_hash = d.h"
+    f" AND w.limit_held = {int(Held.WAITS)} ORDER BY w.priority, w.id LIMIT d.n) AS l"
 )
 _NEWER = (
     "SELECT j.limit_hash, j.limit_rule FROM {rows} JOIN {jobs} j ON j.id = d.i JOIN {gates} g ON g.gate_hash = j.limit_hash"
@@ -144,18 +149,30 @@ def _spent(gate: Gate) -> list[tuple[int, int]]:
 
 
 def _first_of(connection: Connection, tables: Tables, rooms: Iterable[_Room]) -> dict[int, list[int]]:
-    """The first of each line, as many as there is room for. One statement for many lines: their number differs."""
-    chosen: dict[int, list[int]] = {}
+    """The first of each line, as many as there is room for."""
     open_ones = [room for room in rooms if room.free > 0]
-    names = tables.names()
-    for start in range(0, len(open_ones), AT_ONCE):
-        some = open_ones[start : start + AT_ONCE]
-        looks = [
-            f"SELECT {room.gate.hash} AS h, x.id FROM ({_FIRST % (room.gate.hash, min(room.free, 1000))}) AS x" for room in some
-        ]
-        for hash, id in connection.execute(text(" UNION ALL ".join(looks).format_map(names))):
-            chosen.setdefault(hash, []).append(id)
+    chosen: dict[int, list[int]] = {}
+    for hash, id in _looked_up(connection, tables, open_ones):
+        chosen.setdefault(hash, []).append(id)
     return chosen
+
+
+def _looked_up(connection: Connection, tables: Tables, rooms: Sequence[_Room]) -> Iterator[tuple[int, int]]:
+    if tables.dialect.name == "postgresql":
+        lines = [{"h": room.gate.hash, "n": min(room.free, MOST)} for room in rooms]
+        statement = tables.text(_FIRST_OF_EACH.replace("{rows}", tables.dialect.rows({"h": "int", "n": "int"})))
+        rows = connection.execute(statement, {"doc": msgspec.json.encode(lines).decode()})
+        yield from ((row[0], row[1]) for row in rows)
+        return
+    # The others have no LATERAL: one look for each line, many of them in one statement.
+    names = tables.names()
+    for start in range(0, len(rooms), AT_ONCE):
+        looks = [
+            f"SELECT {room.gate.hash} AS h, x.id FROM ({_FIRST % (room.gate.hash, min(room.free, MOST))}) AS x"
+            for room in rooms[start : start + AT_ONCE]
+        ]
+        for row in connection.exec_driver_sql(" UNION ALL ".join(looks).format_map(names)).all():
+            yield row[0], row[1]
 
 
 def _remember(connection: Connection, tables: Tables, room: _Room) -> None:
