@@ -73,7 +73,10 @@ class PollIntake:
         return self._store.claim(worker_id, self.pickup, limit)
 
     def behind(self, worker_id: int, head: Claim) -> list[Claim]:
-        """Claim those behind a job in its group, as many as its task says may be run ahead of its end."""
+        """Claim those behind a job in its group, as many as its task says may be run ahead of its end; those it covers first
+        leave the line."""
+        if head.threshold is not None:
+            self._store.cover(head)
         most = 1 if head.group_hash is None else self._run_ahead(head.task)
         if most <= 1:
             return []

@@ -17,6 +17,7 @@ GROUP, LIMIT = "group", "limit"  # the kinds of gates
 class Held(IntEnum):
     """What a job has of its group or limit; NULL: it is not in the line of it."""
 
+    COVERED = -1  # it has left the line of its group: another does its work
     WAITS = 0  # it stands in line
     HOLDS = 1  # it is at the head of its group, or is one of those that its limit allows
     FOLLOWS = FOLLOWS  # of its group: the worker that has the head runs this one after it

@@ -303,3 +303,36 @@ def test_of_many_who_settle_at_once_one_lets_one_through(yard: Yard, database: D
     assert len(yard.take()) == 1 + 3
     for store in others:
         store.close()
+
+
+# --- coalescing -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.rows("S2.36", "C63")
+def test_a_wide_job_does_the_work_of_narrower_ones_that_wait_behind_it(yard: Yard) -> None:
+    wide = yard.add(group="g", threshold=150)
+    narrower = [yard.add(group="g", threshold=number) for number in (151, 152)]
+    wider = yard.add(group="g", threshold=149)
+    plain, other = yard.add(group="g"), yard.add(group="g", task="other", threshold=200)
+    (claim,) = yard.take()
+    assert claim.id == wide
+    assert yard.store.cover(claim) == 2
+    late = yard.add(group="g", threshold=160)
+    assert [yard.state(id) for id in narrower] == ["blocked: covered"] * 2
+    yard.end(claim)
+    assert [(yard.state(id), yard.note(id)) for id in narrower] == [("succeeded", f"covered by job {wide}")] * 2
+    assert yard.run() == [wider, plain, other, late]
+
+
+@pytest.mark.rows("C63")
+def test_what_a_job_covered_is_done_by_others_when_it_fails(yard: Yard) -> None:
+    wide, narrow = yard.add(group="g", threshold=1), yard.add(group="g", threshold=2)
+    (claim,) = yard.take()
+    yard.store.cover(claim)
+    yard.end(claim, Failed(error="boom", retry_in=60.0))
+    assert yard.state(narrow) == "blocked: covered", "it may succeed yet"
+    yard.store.desk.hold([narrow])
+    yard.store.desk.release([narrow])
+    yard.store.desk.cancel([wide])
+    assert yard.state(narrow) == "ready"
+    assert yard.run() == [narrow]

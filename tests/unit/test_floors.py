@@ -27,7 +27,17 @@ FLOORS: list[set[str]] = [
     # 3 behind the door: what the store stands on, its chapters, and what puts them together
     {"store.dialects", "store.tables", "store.view", "store.connect", "store.lines", "store.wakeup", "store.filters"}
     | {"store.schema", "store.migrations", "store.migrations.*"}
-    | {"store.owed", "store.places", "store.ends", "store.edges", "store.gates", "store.limits", "store.follow", "store.unique"}
+    | {
+        "store.owed",
+        "store.places",
+        "store.ends",
+        "store.edges",
+        "store.gates",
+        "store.limits",
+        "store.follow",
+        "store.unique",
+        "store.cover",
+    }
     | {"store.add", "store.lanes", "store.claim", "store.finish"}
     | {"store.settle", "store.sweep", "store.expire", "store.rescue", "store.promote"}
     | {"store.control", "store.controls", "store.workers", "store.waits", "store.listing", "store.read"}
@@ -75,6 +85,7 @@ NEIGHBOURS: dict[str, set[str]] = {
     "store.ends": {"store.owed", "store.places", "store.tables"},
     "store.edges": {"store.ends", "store.owed", "store.places", "store.tables"},
     "store.unique": {"store.tables"},
+    "store.cover": {"store.ends", "store.places", "store.tables"},
     "store.gates": {"store.owed", "store.places", "store.tables"},
     "store.limits": {"store.gates", "store.owed", "store.places", "store.tables"},
     "store.follow": {"store.claim", "store.tables"},
@@ -84,7 +95,7 @@ NEIGHBOURS: dict[str, set[str]] = {
     "store.claim": {"store.tables", "store.lanes"},
     "store.finish": {"store.owed", "store.tables"},
     "store.settle": {"store.connect", "store.owed", "store.places", "store.tables", "store.wakeup"}
-    | {"store.edges", "store.gates", "store.limits"},
+    | {"store.cover", "store.edges", "store.gates", "store.limits"},
     "store.expire": {"store.ends", "store.owed", "store.tables"},
     "store.sweep": {"store.connect", "store.limits", "store.owed", "store.settle", "store.tables"},
     "store.promote": {"store.owed", "store.places", "store.tables"},
@@ -105,7 +116,16 @@ NEIGHBOURS: dict[str, set[str]] = {
     "store.vitals": {"store.connect", "store.tables"},
     "store.sql": {"store.dialects", "store.tables", "store.connect", "store.wakeup", "store.schema"}
     | {"store.add", "store.claim", "store.finish", "store.settle", "store.rescue", "store.promote"}
-    | {"store.expire", "store.follow", "store.owed", "store.sweep", "store.roster", "store.desk", "store.caller"},
+    | {
+        "store.cover",
+        "store.expire",
+        "store.follow",
+        "store.owed",
+        "store.sweep",
+        "store.roster",
+        "store.desk",
+        "store.caller",
+    },
     "task": {"context"},
     "runner": {"context", "task"},
     "lease": {"heartbeat"},

@@ -98,6 +98,11 @@ class EngineStore(Protocol):
         worker, none of them is ready before those in front of it have ended."""
         ...
 
+    def cover(self, claim: Claim) -> int:
+        """Let a claimed job, before it starts, do the work of those of its task that wait in its group with its threshold or a
+        greater one; gives how many. They end with it, or stand in line again if it does not succeed."""
+        ...
+
     def held(self, worker_id: int, known: Collection[Lease]) -> list[Claim]:
         """What this worker holds beside what it knows of: claims whose commit happened though no answer came. Empty as a rule;
         costs one short read then."""

@@ -41,7 +41,7 @@ CHUNK = 1000  # jobs locked and written by one round of statements
 LOOKS = 10  # how often we look for a job that moves from table to table each time we do
 WAITING = (READY, SCHEDULED, RETRYING, BLOCKED)
 LIVE = (*WAITING, RUNNING)
-HELD = REASON[Reason.HELD]
+HELD, COVERED = REASON[Reason.HELD], REASON[Reason.COVERED]
 GATES = (REASON[Reason.GROUP], REASON[Reason.LIMIT])
 PARENTS = Place(State.BLOCKED, Reason.PARENTS, None, None)
 
@@ -79,6 +79,7 @@ class _Found(NamedTuple):
     limit_held: int | None
     unique_hash: int | None
     unique_scope: int | None
+    threshold: int | None
 
     @property
     def held(self) -> bool:
@@ -110,7 +111,9 @@ def cancel(connection: Connection, tables: Tables, ids: Sequence[int], note: str
         carry(connection, tables, tables.jobs, tables.history, waiting, WAITING, values)
         flags = tables.jobs.c.flags.bitwise_or(int(Flag.CANCEL))
         _update(connection, tables, running, (RUNNING,), {"flags": flags})
-        owed = Owed(ended=set(waiting))
+        owed = Owed(
+            ended=set(waiting), coverers={job.id for job in found if job.state in WAITING and job.threshold is not None}
+        )
         for job in found:
             if job.state in WAITING:
                 owed.gates(job.group_hash, job.limit_hash)
@@ -132,7 +135,9 @@ def hold(connection: Connection, tables: Tables, ids: Sequence[int], note: str |
     def act(found: Sequence[_Found]) -> Acted:
         startable = [job for job in found if job.state == READY or (job.state == BLOCKED and job.reason in GATES)]
         ready = [job.id for job in startable]
-        waiting = set(_ids(found, (SCHEDULED, RETRYING, BLOCKED))).difference(ready)
+        covered = [job.id for job in found if job.state == BLOCKED and job.reason == COVERED]
+        waiting = set(_ids(found, (SCHEDULED, RETRYING, BLOCKED))).difference(ready, covered)
+        _update(connection, tables, covered, (BLOCKED,), flagged)
         _update(connection, tables, ready, (READY, BLOCKED), stopped)
         _update(connection, tables, waiting, (SCHEDULED, RETRYING, BLOCKED), given_back)
         _update(connection, tables, _ids(found, (RUNNING,)), (RUNNING,), flagged)
@@ -316,7 +321,7 @@ def _update(
 
 def _afresh(tables: Tables) -> dict[str, Any]:
     """An ended job as if it had never run. Its fence and its last error stay."""
-    times = "claimed_at", "started_at", "finished_at"
+    times = "claimed_at", "started_at", "finished_at", "covered_by"
     nothing = ("worker_id", *times, "group_held", "limit_held", "result", "report", "note")
     flags = tables.history.c.flags.bitwise_and(~int(Flag.CANCEL | Flag.SUSPECT))
     return {

@@ -31,7 +31,7 @@ def anything_expired(connection: Connection, tables: Tables) -> bool:
 def expire(connection: Connection, tables: Tables, limit: int = 1000) -> tuple[Expired, Owed]:
     """Cancel jobs that wait past their expiry, and ask those to end that run past their deadline."""
     jobs = tables.jobs
-    columns = (jobs.c.id, jobs.c.state, jobs.c.group_hash, jobs.c.limit_hash)
+    columns = (jobs.c.id, jobs.c.state, jobs.c.group_hash, jobs.c.limit_hash, jobs.c.threshold)
     old = select(*columns).where(*_over(tables)).order_by(jobs.c.expires_at, jobs.c.id).limit(limit)
     rows = connection.execute(tables.dialect.lock(old)).all()
     waiting = [row for row in rows if row.state in WAITING]
@@ -46,7 +46,7 @@ def expire(connection: Connection, tables: Tables, limit: int = 1000) -> tuple[E
         mine = update(jobs).where(jobs.c.id.in_(running), jobs.c.state == RUNNING)
         asked = tables.dialect.by_primary_key(mine).values(flags=jobs.c.flags.bitwise_or(int(Flag.CANCEL)))
         connection.execute(asked)
-    owed = Owed(ended={row.id for row in waiting})
+    owed = Owed(ended={row.id for row in waiting}, coverers={row.id for row in waiting if row.threshold is not None})
     for row in waiting:
         owed.gates(row.group_hash, row.limit_hash)
     return Expired(len(waiting), len(running)), owed

@@ -100,6 +100,8 @@ def _consequences(connection: Connection, tables: Tables, finishes: Sequence[Fin
             continue
         if change.state.ended:
             owed.ended.add(claim.id)
+            if claim.threshold is not None:
+                owed.coverers.add(claim.id)
         if change.reason is Reason.CHILDREN:
             owed.waiting.add(claim.id)  # perhaps they have all ended already (C66)
         if change.state is State.FAILED and claim.flags & Flag.HALT and claim.group_hash is not None:

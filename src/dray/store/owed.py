@@ -24,6 +24,7 @@ class Owed:
 
     ended     jobs that ended: others may wait for them
     waiting   jobs that wait for others: perhaps those have ended already
+    coverers  jobs that ended and may have done the work of others
     groups    hashes of groups whose head has gone, or that somebody has joined
     rulings   new jobs that say how much their limit allows
     limits    hashes of limits of which a share was given back, or that somebody has joined
@@ -31,6 +32,7 @@ class Owed:
 
     ended: set[int] = field(default_factory=set)
     waiting: set[int] = field(default_factory=set)
+    coverers: set[int] = field(default_factory=set)
     groups: set[int] = field(default_factory=set)
     rulings: set[int] = field(default_factory=set)
     limits: set[int] = field(default_factory=set)

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from dray import events
 from dray.errors import StoreError
 from dray.job import Ready
-from dray.store import edges, gates, limits
+from dray.store import cover, edges, gates, limits
 from dray.store.connect import Database
 from dray.store.owed import Owed, forget, left_behind, note
 from dray.store.places import Placed
@@ -51,6 +51,7 @@ class Settler:
         self._steps = (
             Step("ended", self._dependents.look, edges.release),
             Step("waiting", self._dependents.still_waiting, edges.look_again),
+            Step("coverers", cover.ended_coverers, cover.uncover),
             Step("groups", gates.open_groups, gates.let_heads),
             Step("rulings", limits.newer_rules, limits.take_rules),
             Step("limits", limits.waited_for, limits.give_shares),

@@ -17,6 +17,7 @@ from dray.store.base import Exchange, Finished, Pickup
 from dray.store.caller import Announcer, connection_of
 from dray.store.claim import Lanes, claim, claim_anywhere, held
 from dray.store.connect import Database
+from dray.store.cover import cover
 from dray.store.desk import Desk
 from dray.store.dialects import DIALECTS
 from dray.store.expire import Expired, anything_expired, expire
@@ -158,6 +159,10 @@ class SqlStore:
     def follow(self, worker_id: int, head: Claim, limit: int) -> list[Claim]:
         """Take those that stand behind a claimed job in its group, to be run one after the other by the same worker."""
         return self.database.transact(lambda connection: follow(connection, self.tables, worker_id, head, limit))
+
+    def cover(self, claim: Claim) -> int:
+        """Let a job that is about to start do the work of narrower ones of its task in its group; gives how many."""
+        return self.database.transact(lambda connection: cover(connection, self.tables, claim))
 
     def held(self, worker_id: int, known: Collection[Lease]) -> list[Claim]:
         """What this worker holds beside what it knows of."""
