@@ -32,6 +32,9 @@ UNKNOWN = "tests/contract/test_unknown_commits.py"
 FORGED = "tests/acceptance/test_forged_rows.py"
 DUE = "tests/regressions/test_the_longest_due_come_first.py"
 MODEL = "tests/model/test_model.py"
+GATES = "tests/contract/test_gates.py"
+EDGES = "tests/contract/test_edges.py"
+UNIQUE = "tests/contract/test_unique.py"
 
 
 class Fault(NamedTuple):
@@ -132,9 +135,9 @@ FAULTS = [
     ),
     Fault(
         "finish and claim apart",
-        "sql",
-        "result = self.database.transact(work)",
-        "result = self.database.once(work)",
+        "settle",
+        "result, owed, number = self._database.transact(noted)",
+        "result, owed, number = self._database.once(noted)",
         CONTRACT,
         "both_or_none",
     ),
@@ -142,8 +145,8 @@ FAULTS = [
     Fault(
         "no transaction around many",
         "sql",
-        "== 1 else self.database.transact",
-        "== 1 else self.database.once",
+        "if is_one_statement(jobs) else self.settler.transact(work)",
+        "",
         CONTRACT,
         "all_or_none",
     ),
@@ -168,9 +171,7 @@ FAULTS = [
     Fault("no death counts", "rescue", "started=row.started_at is not None)", "started=False)", CONTRACT, "death_counts"),
     Fault("given up after half the time", "rescue", ">= self.ttl:", ">= self.ttl / 2:", CONTRACT, "full_ttl"),
     Fault("a broken watch goes on", "rescue", "self.seen.clear()", "pass", CONTRACT, "connection_broke or slept"),
-    Fault(
-        "held ones become ready", "promote", "int(Flag.HELD)) != 0", "int(Flag.HELD)) == 99", CONTRACT, "due_job_is_promoted"
-    ),
+    Fault("held ones become ready", "../stations", "if job.flags & Flag.HELD:", "if False:", CONTRACT, "due_job_is_promoted"),
     Fault(
         "everything is due",
         "promote",
@@ -240,21 +241,19 @@ FAULTS = [
     Fault("an attempt is kept at the end", "finish", '"j.attempt - d.b"', '"j.attempt"', MODEL, "the_model"),
     Fault("an attempt is kept by who waits", "finish", "attempt = attempt - d.b,", "attempt = attempt,", MODEL, "the_model"),
     Fault("a lost run leaves an attempt", "finish", " and one.claim.lease in accepted", "", MODEL, "the_model"),
-    Fault("held ones are promoted", "promote", "int(Flag.HELD)) != 0", "int(Flag.HELD)) == 99", MODEL, "the_model"),
-    Fault("told of held ones", "promote", " if not row.flags & Flag.HELD]", "]", MODEL, "the_model"),
     Fault("singly, the shortest due first", "promote", "row.run_at, row.id)", "-row.run_at)", DUE, "a_retry", "mysql"),
     Fault(
         "an end is asked to end",
         "control",
-        "WAITING), _ids(found, (RUNNING,))\n        _c",
-        "WAITING), _ids(found, (1, 10, 11))\n        _c",
+        "WAITING), _ids(found, (RUNNING,))\n        carry",
+        "WAITING), _ids(found, (1, 10, 11))\n        carry",
         MODEL,
         "the_model",
     ),
     Fault("a success is tried again", "control", "[SUCCEEDED] if force else []", "[SUCCEEDED]", MODEL, "the_model"),
     Fault("a retry begins the fences anew", "control", '"attempt": 0,', '"attempt": 0, "fence": 0,', MODEL, "the_model"),
     Fault("a retry still is cancelled", "control", "Flag.CANCEL | Flag.SUSPECT", "Flag.SUSPECT", MODEL, "the_model"),
-    Fault("a retry lets go", "control", "if job.held is held]", "if not held]", MODEL, "the_model"),
+    Fault("a retry lets go", "../stations", "if job.flags & Flag.HELD:", "if False:", MODEL, "the_model"),
     Fault("a release frees the parked", "control", "BLOCKED and job.reason == HELD]", "BLOCKED]", MODEL, "the_model"),
     Fault("young ones are pruned", "prune", ", history.c.finished_at < before", "", MODEL, "the_model"),
     Fault("the youngest are pruned first", "prune", "order_by(history.c.finished_at,", "order_by(", MODEL, "the_model"),
@@ -264,6 +263,64 @@ FAULTS = [
     Fault("who left is not rescued from", "rescue", "w.state = {ALIVE})", "w.state <> 1)", MODEL, "the_model"),
     Fault("the living are rescued too", "rescue", "w.state = {ALIVE})", "w.state = 9)", MODEL, "the_model"),
     Fault("one death more", "../lifecycle", "MAX_CRASHES = 3", "MAX_CRASHES = 4", MODEL, "the_model"),
+    # what waits
+    Fault(
+        "a second head",
+        "gates",
+        "AND h.group_held >= 1 LIMIT 1) IS NULL",
+        "AND h.group_held = 9 LIMIT 1) IS NULL",
+        GATES,
+        "at_a_time",
+    ),
+    Fault(
+        "a line by ids alone",
+        "gates",
+        "ORDER BY w.group_rank, w.id LIMIT 1) FROM",
+        "ORDER BY w.id LIMIT 1) FROM",
+        GATES,
+        "priority_and",
+    ),
+    Fault(
+        "halts are forgotten", "gates", "FROM {halts} s WHERE s.group_hash = d.i", "FROM {halts} s WHERE 1 = 0", GATES, "halts"
+    ),
+    Fault("a limit of any number", "limits", "rule.most - held", "rule.most", GATES, "many_run_at_once"),
+    Fault("a rate without a memory", "limits", "if one[0] > since]", "if False]", GATES, "in_any_stretch"),
+    Fault(
+        "a retry gives its group up",
+        "finish",
+        "not in (Reason.CHILDREN, Reason.GROUP) and",
+        "and False and",
+        GATES,
+        "tried_again_keeps",
+    ),
+    Fault("a share is kept by who waits", "finish", "return change.state is State.READY", "return True", GATES, "given_back"),
+    Fault("children start at once", "add", '"pa": 1 if job.after else 0,', '"pa": 0,', EDGES, "after_its_parent"),
+    Fault("a failed parent lets go", "edges", "AND e.outcome <> {SUCCEEDED})))", "AND FALSE)))", EDGES, "until_it_is_mended"),
+    Fault(
+        "a spawner waits for nobody",
+        "../lifecycle",
+        "if change.state is not State.SUCCEEDED or not",
+        "if True or not",
+        EDGES,
+        "last_of_the_children",
+    ),
+    Fault(
+        "a running one keeps others away",
+        "unique",
+        "return row.state in (READY, SCHEDULED, RETRYING)",
+        "return True",
+        UNIQUE,
+        "until_that_has_started",
+    ),
+    Fault("a window without an end", "unique", "there = None if key.free else", "there =", UNIQUE, "lasts_its_time"),
+    Fault(
+        "what has expired waits on",
+        "expire",
+        "jobs.c.expires_at <= tables.fixed_now()",
+        "jobs.c.expires_at < 0",
+        UNIQUE,
+        "wherever_it_waits",
+    ),
     # rules
     Fault("one attempt more", "../lifecycle", "job.attempt >= limit", "job.attempt > limit", RULES, "after_a_run"),
     Fault("one death more", "../lifecycle", "MAX_CRASHES = 3", "MAX_CRASHES = 4", CONTRACT, "death_counts"),
