@@ -98,7 +98,8 @@ def test_nothing_is_stuck_or_run_beside_what_it_must_not(database: Database, tmp
     finally:
         crew.end()
     made = sorted(id for number in range(PRODUCERS) for id in json.loads((tmp_path / f"made-{number}").read_text()))
-    told = f"{database.name} {mode}: {len(made)} jobs, {crew.killed} workers killed, DRAY_TEST_SEED={seed}"
+    again = sum(int(file.read_text()) for file in tmp_path.glob("conflicts-*"))
+    told = f"{database.name} {mode}: {len(made)} jobs, {crew.killed} workers killed, {again} conflicts, DRAY_TEST_SEED={seed}"
     print(told)
     assert not (tmp_path / "violations").exists(), f"{told}\n{(tmp_path / 'violations').read_text()[:3000]}"
     counts = store.desk.counts(cap=10_000_000)

@@ -43,6 +43,7 @@ def main(role: str, url: str, folder: str, mode: str, seed: str, seconds: str) -
         else:
             _work(store, Path(folder))
     finally:
+        (Path(folder) / f"conflicts-{os.getpid()}").write_text(str(store.database.conflicts))
         store.close()
 
 

@@ -43,6 +43,7 @@ class Database:
         self._size = pool_size
         self._seats = threading.BoundedSemaphore(pool_size)
         self._lines = lines.Lines()
+        self.conflicts = 0  # transactions that met a deadlock or the like, and were run again
         self._reads_committed: bool | None = None  # is it usual here?
         # One writer at a time is SQLite's rule; threads of one process need not fight for the file lock.
         self._turn = threading.Lock() if self.dialect.name == "sqlite" else None
@@ -161,6 +162,7 @@ class Database:
                     return self._in_transaction(connection, work) if transaction else work(connection)
             except DBAPIError as error:
                 tries += 1
+                self.conflicts += self.dialect.is_busy(error)
                 if not self.dialect.is_busy(error) or not self._wait(tries, deadline):
                     raise self.translate(error) from error
 

@@ -62,7 +62,9 @@ class Dialect:
             case "sqlite":
                 return join
             case "postgresql":
-                return f"{join} ORDER BY j.id FOR NO KEY UPDATE OF j"
+                # An array and not a join, for which it would read a table from end to end as long as it seems small.
+                ids = f"ANY(ARRAY(SELECT d.i FROM {self.rows({'i': 'int'})}))"
+                return f"SELECT {columns} FROM {table} j WHERE j.id = {ids} ORDER BY j.id FOR NO KEY UPDATE OF j"
             case _:
                 return f"{join} FOR UPDATE"
 

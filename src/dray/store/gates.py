@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, and_, delete, select
 
-from dray.stations import GROUP, LIMIT, Held
+from dray.stations import GROUP, LIMIT, Held, gate_hash
 from dray.store.owed import Owed
 from dray.store.places import COLUMNS, Placed, Traveller, send_on
 from dray.store.tables import BLOCKED, Tables, document
@@ -56,6 +56,21 @@ def lock(connection: Connection, tables: Tables, kind: str, hashes: Iterable[int
     _make(connection, tables, kind, missing)
     # All anew: a lock on the new ones alone would be out of order.
     return _locked(connection, tables, wanted)
+
+
+def stand_in_order(connection: Connection, tables: Tables, groups: Iterable[str]) -> None:
+    """Lock these groups before jobs are inserted into them, so that their ids and their commits are in one order.
+
+    Only for short transactions of our own: all others who do so wait for this one.
+    """
+    names = {gate_hash(GROUP, name) or 0: name for name in groups}
+    gates = tables.gates
+    there = set(connection.execute(select(gates.c.gate_hash).where(gates.c.gate_hash.in_(sorted(names)))).scalars())
+    insert, otherwise = _MAKE[tables.dialect.name]
+    statement = f"{insert} {{gates}} (gate_hash, kind, name, made_at) VALUES (:h, {KINDS[GROUP]}, :name, {{now}}){otherwise}"
+    for hash in sorted(names.keys() - there):
+        connection.execute(tables.text(statement), {"h": hash, "name": names[hash]})
+    _locked(connection, tables, sorted(names))
 
 
 def _locked(connection: Connection, tables: Tables, hashes: Sequence[int]) -> list[Gate]:

@@ -23,6 +23,7 @@ from dray.store.dialects import DIALECTS
 from dray.store.expire import Expired, anything_expired, expire
 from dray.store.finish import finish, mark_started
 from dray.store.follow import follow
+from dray.store.gates import stand_in_order
 from dray.store.owed import Owed
 from dray.store.promote import Promoted, adopt, next_due, parked, promote
 from dray.store.rescue import Rescued, anything_lost, rescue
@@ -93,10 +94,13 @@ class SqlStore:
             return []
         self.ensure()
         sent = False
+        strict = {job.group for job in jobs if job.group is not None and job.rank is not None}
 
         def work(own: Connection) -> tuple[list[Added], Owed]:
             nonlocal sent
             sent = True
+            if strict:
+                stand_in_order(own, self.tables, strict)
             return add(own, self.tables, jobs)
 
         try:
