@@ -120,6 +120,7 @@ NEIGHBOURS: dict[str, set[str]] = {
         "store.cover",
         "store.expire",
         "store.follow",
+        "store.gates",
         "store.owed",
         "store.sweep",
         "store.roster",
