@@ -54,7 +54,7 @@ def _produce(store: SqlStore, folder: Path, mode: str, chance: random.Random, se
     until, made = time.monotonic() + seconds, []
     ids: list[int] = []
     while time.monotonic() < until:
-        new = [_gated(chance, seed) if mode == "gates" else _dependent(chance, ids) for _ in range(chance.randint(1, 5))]
+        new = [_gated(chance) if mode == "gates" else _dependent(chance, ids) for _ in range(chance.randint(1, 5))]
         added = store.add(new)
         ids = [*ids, *(one.id for one in added)][-60:]
         made += [one.id for one in added]
@@ -62,9 +62,9 @@ def _produce(store: SqlStore, folder: Path, mode: str, chance: random.Random, se
     (folder / f"made-{seed}").write_text(json.dumps(made))
 
 
-def _gated(chance: random.Random, seed: int) -> NewJob:
-    # One producer for each group: only then is the order of the ids the order of the commits.
-    gate = chance.choice([GROUPS[seed % len(GROUPS)] if seed % 3 < 2 else None, *LIMITS])
+def _gated(chance: random.Random) -> NewJob:
+    # Strict, so that the order of the ids is the order of the commits, whoever enqueues.
+    gate = chance.choice([*GROUPS, *LIMITS])
     group = gate if gate in GROUPS else None
     limit = gate if gate in LIMITS else chance.choice([None, "three"])
     rule = None if limit is None else str(LIMITS[limit])
