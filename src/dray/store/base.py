@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
 from dray.job import Added, Claim, Finish, Flag, JobRow, Lease, NewJob, Ready, State
@@ -234,6 +235,47 @@ class Desk(Protocol):
 
     def count_prunable(self, state: State, older_than: float, cap: int = 10_000) -> int:
         """How many jobs `prune_batch` would delete in all, counted up to cap + 1."""
+        ...
+
+    def move(self, ids: Sequence[int], queue: str | None, priority: int | None) -> Sequence[Moved]:
+        """Put jobs that do not run into another queue, or give them another priority."""
+        ...
+
+    # What keeps a job from running: facts that `dray.why` makes sentences of.
+    def now(self) -> datetime:
+        """The database's clock."""
+        ...
+
+    def needs(self, job_id: int) -> Sequence[Any]:
+        """What this job waits for that has not ended as it needs, the first few."""
+        ...
+
+    def line(self, group: str) -> Any:
+        """How a group stands: who is at its head, how many wait, for which failed jobs it stands still."""
+        ...
+
+    def shares(self, limit: str) -> Any:
+        """How a limit stands: who has a share of it, and when a rate allows the next start."""
+        ...
+
+    def before(self, row: JobRow) -> int:
+        """How many ready jobs of the same queue and priority have been ready for longer, counted up to a thousand."""
+        ...
+
+    def groups(self, *, limit: int = 50, after: int | None = None) -> Sequence[tuple[int, str]]:
+        """Groups that have live jobs, by their numbers, behind this one; whatever the number of jobs in them."""
+        ...
+
+    def halted_groups(self) -> Sequence[tuple[int, str]]:
+        """Groups that stand still because of a failed job."""
+        ...
+
+    def prune_gates(self, older_than: float) -> int:
+        """Delete the rows of groups and limits made more than so many seconds ago that no job uses; gives how many."""
+        ...
+
+    def prune_keys(self, after: int | None) -> int | None:
+        """Delete unique keys behind this one that nobody holds any more; gives where to go on (None: at the beginning)."""
         ...
 
     def prune_workers(self, older_than: float) -> int:
