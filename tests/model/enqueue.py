@@ -39,6 +39,7 @@ class Wish:
     limit: str | None
     after: tuple[int, ...]  # places of the jobs that it needs
     when: str
+    expires: float | None  # seconds from now
 
     def __repr__(self) -> str:
         said = [name for name in Wish.__dataclass_fields__ if getattr(self, name)]
@@ -64,6 +65,7 @@ class Wish:
             limit=self.limit,
             after=tuple(sorted(parents)),
             when=self.when,
+            expires_in=self.expires,
             limit_rule=None if self.limit is None else LIMITS[self.limit],
         )
 
@@ -79,12 +81,13 @@ WISHES = st.builds(
     owner=st.sampled_from([None, "ann"]),
     labels=st.sampled_from([(), (("shop", "1"),), (("shop", "2"), ("kind", "bill"))]),
     max_attempts=st.sampled_from([None, 1, 2]),
-    flags=st.sampled_from([Flag(0), Flag(0), Flag.FAIL_ON_CRASH, Flag.HALT, Flag.CANCELS_WITH_PARENTS]),
+    flags=st.sampled_from([Flag(0), Flag(0), Flag.FAIL_ON_CRASH, Flag.HALT, Flag.CANCELS_WITH_PARENTS, Flag.DEADLINE]),
     group=st.sampled_from([None, None, *GROUPS]),
     strict=st.sampled_from([False, False, True]),
     limit=st.sampled_from([None, None, None, *LIMITS]),
     after=st.sampled_from([(), (), (0,), (1, 3)]),
     when=st.sampled_from(["all_succeeded", "all_succeeded", "all_done"]),
+    expires=st.sampled_from([None, None, None, 0.0, 5.0, 60.0]),
 )
 
 

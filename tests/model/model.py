@@ -17,6 +17,8 @@ from tests.model.verdict import Run, verdict
 
 SECOND = 1_000_000
 DUE = (State.SCHEDULED, State.RETRYING)
+LIVE = tuple(state for state in State if not state.ended)
+EXPIRED = "expired: it had not been started in time"
 
 
 @dataclass
@@ -169,6 +171,8 @@ class Model:
         named = {name: getattr(new, name) for name in ("queue", "task", "priority", "args", "owner", "max_attempts")}
         job = Job(id=id, job_key=new.key, flags=Flag(new.flags), created_at=self.now, run_at=run_at, **named)
         job.group_name, job.limit_name, job.limit_rule = new.group, new.limit, new.limit_rule
+        expires_in = None if new.expires_in is None else self.now + round(new.expires_in * SECOND)
+        job.expires_at = new.expires_at if new.expires_at is not None else expires_in
         if not new.is_plain:
             job.group_rank = new.priority if new.rank is None else new.rank
         self.jobs[id] = job
@@ -216,17 +220,20 @@ class Model:
             return False
         mine = {parent: edge for (id, parent), edge in self.edges.items() if id == job.id}
         for parent, edge in mine.items():
-            state = self.jobs[parent].state
-            edge.outcome = state if state.ended else None
+            if parent in self.jobs:
+                state = self.jobs[parent].state
+                edge.outcome = state if state.ended else None
+            else:  # pruned while nobody waited for it: what was known then stays
+                edge.outcome = edge.outcome or State.CANCELLED
         return self.doom(job) is not None or all(edge.met for edge in mine.values())
 
     def doom(self, job: Job) -> str | None:
         """Why it can never start; None: it can."""
-        hopeless = [parent for (id, parent), edge in self.edges.items() if id == job.id and edge.hopeless]
+        hopeless = {parent: edge.outcome for (id, parent), edge in self.edges.items() if id == job.id and edge.hopeless}
         if not hopeless:
             return None
-        how = "failed" if self.jobs[min(hopeless)].state is State.FAILED else "was cancelled"
-        return f"job {min(hopeless)}, which it needs, {how}"
+        first = min(hopeless)
+        return f"job {first}, which it needs, {'failed' if hopeless[first] is State.FAILED else 'was cancelled'}"
 
     def settle_gates(self) -> list[Ready]:
         """Groups first, since their heads then stand before their limits."""
@@ -269,6 +276,21 @@ class Model:
         parked = [job for job in self.where(State.BLOCKED) if job.reason is Reason.UNKNOWN_TASK]
         fit = [job for job in parked if known.get(job.task, job.signature) != job.signature]
         return [ready for job in fit for ready in self.pass_on(job)]
+
+    def expire(self) -> tuple[int, int]:
+        """What waits past its expiry is over, what runs past its deadline is asked to end."""
+        late = [job for job in self.where(*LIVE) if job.expires_at is not None and job.expires_at <= self.now]
+        waiting = [job for job in late if job.state is not State.RUNNING]
+        asked = [
+            job for job in late if job.state is State.RUNNING and Flag.DEADLINE in job.flags and Flag.CANCEL not in job.flags
+        ]
+        for job in waiting:
+            job.state, job.reason, job.ready_at, job.finished_at = State.CANCELLED, None, None, self.now
+            job.group_held = job.limit_held = None
+            job.note = EXPIRED
+        for job in asked:
+            job.flags |= Flag.CANCEL
+        return len(waiting), len(asked)
 
     # --- claims -----------------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from hypothesis.stateful import precondition, rule
 
 from dray.job import ENDED, Died, Reason, State
 from dray.store.workers import Beat
-from tests.model.model import SECOND
+from tests.model.model import LIVE, SECOND
 from tests.model.story import PLACE, TASKS, Story
 from tests.model.verdict import Run
 
@@ -30,6 +30,14 @@ class Upkeep(Story):
         told, ought = self.store.promote(limit), self.model.promote(limit)
         self.expect(told.ready, ought, rings)
         assert told.next_in == (0.0 if due >= limit else self.model.next_in())
+
+    @precondition(lambda self: any(job.expires_at is not None for job in self.model.where(*LIVE)))
+    @rule(later=st.sampled_from([0.0, 5.0, 60.0]))
+    def expire(self, later: float) -> None:
+        self.wait(later)
+        rings = self.world.rings
+        assert tuple(self.store.expire()) == self.model.expire()
+        self.expect([], [], rings)
 
     @precondition(lambda self: any(job.reason is Reason.UNKNOWN_TASK for job in self.model.where(State.BLOCKED)))
     @rule(known=KNOWN)
