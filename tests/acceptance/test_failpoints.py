@@ -103,7 +103,8 @@ def rehearse(matrix: Matrix, acts: Iterable[str]) -> None:
     for name in acts:
         heard = {point.split(":")[0] for call in matrix.calls[name] for point in call}
         assert heard == set(ACTS[name].operations)
-        committed = {call[-1].split(":")[0] for call in matrix.calls[name] if call[-1].endswith(":COMMIT")}
+        # Behind its commit an operation settles what follows from it.
+        committed = {point.split(":")[0] for call in matrix.calls[name] for point in call if point.endswith(":COMMIT")}
         assert heard - ALONE <= committed <= heard, f"{name}: no commit is heard of"
 
 

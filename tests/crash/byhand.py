@@ -36,8 +36,9 @@ class HandLease:
         self._roster = roster
         self.worker_id = 0
 
-    def take(self, *, queues: str, concurrency: int) -> int:
-        self.worker_id = self._roster.register(host="here", pid=os.getpid(), queues=queues, concurrency=concurrency)
+    def take(self, *, queues: str, concurrency: int, priorities: str | None = None) -> int:
+        told = {"queues": queues, "concurrency": concurrency, "priorities": priorities}
+        self.worker_id = self._roster.register(host="here", pid=os.getpid(), **told)
         return self.worker_id
 
     def may_start(self) -> bool:
@@ -64,11 +65,17 @@ class HandWorker(Worker):
     def __init__(self, app: Dray, *, concurrency: int = 4, ahead: int = 0, **limits: Any) -> None:
         super().__init__(app, concurrency=concurrency, limits=Limits(burst=True, **limits), upkeep=False)
         self._lease = cast(WorkerLease, HandLease(self.store.roster))
-        self.slots = HandSlots(app.runner, self.concurrency, may_start=self._may_start, mark=self._mark, on_done=self._nudge)
+        self.slots = HandSlots(
+            app.runner, self.concurrency, may_start=self._may_start, mark=self._mark, on_done=self._inbox.nudge
+        )
         lanes = self._intake.pickup
         assert isinstance(lanes, Lanes)
         lanes.clock = lambda: 0.0  # or the lanes would be looked up again whenever a moment has passed
         self._ahead = ahead
+
+    def _register(self) -> None:
+        super()._register()
+        self._obedience.clock = lambda: 0.0  # nor what is paused
 
     def begin(self) -> None:
         self._register()
