@@ -37,6 +37,12 @@ LOOKS = (0.02, 0.5)  # seconds between looks at a job that is waited for: soon a
 @option("--at", "run_at", type=moment, metavar="ISO", help="Not before this instant; local time without a zone.")
 @option("--key", help="Your own identifier of the job.")
 @option("--owner", help="On whose behalf it runs.")
+@option("--group", metavar="NAME", help="Its jobs run one at a time, in order.")
+@option(
+    "--after", type=click.IntRange(1), multiple=True, metavar="ID", help="A job that has to succeed first; may be repeated."
+)
+@option("--unique", is_flag=True, default=None, help="Not if one with the same arguments is queued: print that one's id.")
+@option("--expires-in", type=duration, metavar="TIME", help="Cancel it if it has not started by then.")
 @option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="May be given more than once.")
 @option("--wait", is_flag=True, help="Show its log, wait for its end and print its result.")
 @option("--timeout", type=duration, metavar="TIME", help="Wait no longer than this; then exit with 124.")
@@ -64,7 +70,7 @@ def enqueue(
     app = require_app(shared.app, shared.settings).app
     job = _enqueue(app, task, arguments, whole, {**options, "labels": parse_labels(labels)})
     if not wait:
-        print_json({"id": job.id, "state": job.state}) if shared.json else click.echo(job.id)
+        print_json({"id": job.id, "state": job.state, "created": job.created}) if shared.json else click.echo(job.id)
         return
     click.echo(f"job {job.id} enqueued", err=True)
     row = _follow(Admin(app), job.id, timeout)
