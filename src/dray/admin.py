@@ -80,6 +80,14 @@ class Stats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Branch:
+    """A job, and the jobs that it spawned."""
+
+    row: JobRow
+    children: list[Branch]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
     """How a group stands; `number` is what the next page begins behind."""
 
@@ -146,6 +154,23 @@ class Admin:
         """Everything that keeps a job from running, and then what keeps the jobs that it waits for (P8); raises UnknownJob."""
         store = self._store()
         return ask(store.desk, store.roster.listing(), store.desk.controls()).causes(job_id)
+
+    def tree(self, job_id: int) -> Branch:
+        """A job with those that it spawned, and theirs: each with its own report, read and not copied (C70). Raises UnknownJob.
+
+        What was pruned is left out.
+        """
+        desk, seen = self._store().desk, {job_id}
+
+        def branch(row: JobRow) -> Branch:
+            ids = [id for id in desk.children(row.id) if id not in seen]
+            seen.update(ids)
+            return Branch(row=row, children=[branch(child) for id in ids if (child := desk.job(id)) is not None])
+
+        row = desk.job(job_id)
+        if row is None:
+            raise UnknownJob(job_id)
+        return branch(row)
 
     def groups(self, names: Sequence[str] = (), *, limit: int = 50, after: int | None = None) -> list[Group]:
         """How these groups stand; without names those that have live jobs, in an order of their own, behind this one."""

@@ -176,7 +176,7 @@ def test_a_failure_in_a_line_that_is_run_ahead_sends_those_behind_it_back(app: D
     assert ran == [0, 1, 2, 3, 3, 4, 5, 6, 7]
 
 
-@rows("S3.18", "S3.59", "C66")
+@rows("S3.18", "S3.59", "C66", "C70")
 def test_a_job_waits_for_the_children_that_it_spawned(app: Dray) -> None:
     @app.task
     def child(number: int) -> int:
@@ -190,6 +190,8 @@ def test_a_job_waits_for_the_children_that_it_spawned(app: Dray) -> None:
     job = parent.enqueue()
     assert run_all(app) == 4
     assert job.refresh().result == "all sent"
+    tree = Admin(app).tree(job.id)
+    assert (tree.row.id, [branch.row.id for branch in tree.children]) == (job.id, [job.id + 1, job.id + 2, job.id + 3])
     assert [one.row.parent_id for one in (app.job(id) for id in range(job.id + 1, job.id + 4))] == [job.id] * 3
 
 

@@ -241,6 +241,10 @@ class Desk(Protocol):
         """Put jobs that do not run into another queue, or give them another priority."""
         ...
 
+    def children(self, job_id: int) -> Sequence[int]:
+        """The jobs that this one spawned, the first ones first, a thousand at most."""
+        ...
+
     # What keeps a job from running: facts that `dray.why` makes sentences of.
     def now(self) -> datetime:
         """The database's clock."""

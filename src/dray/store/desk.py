@@ -142,6 +142,10 @@ class Desk:
             )
         )
 
+    def children(self, job_id: int) -> list[int]:
+        """The jobs that this one spawned, the first ones first, a thousand at most."""
+        return self._look(lambda connection: edges.children(connection, self._tables, job_id))
+
     # --- what keeps a job from running ---------------------------------------------------------------------------------
 
     def now(self) -> datetime:

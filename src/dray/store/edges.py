@@ -137,6 +137,13 @@ def dependents(
     return sorted(found)
 
 
+def children(connection: Connection, tables: Tables, id: int, limit: int = 1000) -> list[int]:
+    """The jobs that this one spawned, the first ones first, also those that have ended."""
+    edges = tables.edges
+    mine = select(edges.c.needs_id).where(edges.c.job_id == id, edges.c.policy == SPAWNED)
+    return list(connection.execute(mine.order_by(edges.c.needs_id).limit(limit)).scalars())
+
+
 # --- one for all ----------------------------------------------------------------------------------------------------------
 
 
