@@ -25,7 +25,7 @@ from tests.servers import Database
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(max(300, 120 * MINUTES))]
 
-SLICE = 6.0  # seconds of producing
+SLICE = 4.0  # seconds of producing
 PRODUCERS, WORKERS = 3, 4
 KILL_EVERY = 0.7  # seconds
 PATIENCE = 60.0  # seconds until the last job has ended
