@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 ATTEND_EVERY = 1.0  # seconds between looks for cancels and holds
 ADOPT_EVERY = 5.0  # seconds between looks for parked jobs that are known here
 DUE_EVERY = 1.0  # seconds between looks for due jobs, at most
-SWEEP_EVERY = 2.0  # seconds between looks for what nobody settled
-GATES_EVERY = 1.0  # seconds between looks for starts that a rate allows, and for what has expired, at most
+SWEEP_EVERY = 2.0  # seconds between looks for what nobody settled, and for what has expired
+GATES_EVERY = 1.0  # seconds between looks for starts that a rate allows, at most
 KEYS = 1000  # unique keys that are looked at in one go
 PRUNE_EVERY = 60.0
 PRUNE_BATCHES = 5  # in one go: no chore may take long
@@ -183,7 +183,7 @@ class Upkeep(_Chores):
             self.adopt()
             self._adopt_at = now + ADOPT_EVERY
         if now >= self._rates_at:
-            self._rates_at = now + self.watch_clocks()
+            self._rates_at = now + self.open_rates()
         if now >= self._sweep_at:
             self.sweep()
             self._sweep_at = now + SWEEP_EVERY
@@ -223,16 +223,15 @@ class Upkeep(_Chores):
         if self._app.store.adopt(self._app.registry.known()):
             self._tell()
 
-    def watch_clocks(self) -> float:
-        """End what has expired, start what a rate allows by now; gives the seconds until the next look."""
-        store = self._app.store
-        while sum(expired := store.expire()):
-            events.emit("jobs.expired", cancelled=expired.cancelled, asked=expired.asked)
-        wait = store.open_rates()
+    def open_rates(self) -> float:
+        """Start what a rate allows by now; gives the seconds until the next look."""
+        wait = self._app.store.open_rates()
         return GATES_EVERY if wait is None else min(GATES_EVERY, max(0.0, wait))
 
     def sweep(self) -> None:
-        """Settle what a crash left unsettled."""
+        """End what has expired, and settle what a crash left unsettled."""
+        while sum(expired := self._app.store.expire()):
+            events.emit("jobs.expired", cancelled=expired.cancelled, asked=expired.asked)
         if count := self._app.store.sweep():
             events.emit("settle.repaired", count=count)
 

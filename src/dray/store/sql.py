@@ -234,7 +234,7 @@ class SqlStore:
 
     def sweep(self) -> int:
         """Settle what a crash left unsettled, and look at a part of all that waits; gives how many jobs that made ready."""
-        return self.settler.sweep() + self.round.go_on()
+        return self.settler.sweep() + (self.round.go_on() if self.round.is_due() else 0)
 
     def expire(self) -> Expired:
         """Cancel what was not started in time, and ask to end what runs past its deadline."""

@@ -20,6 +20,7 @@ from dray.store.settle import Settler
 from dray.store.tables import Tables
 
 SLICE = 500  # gates or jobs that are looked at with one statement
+EVERY = 10.0  # seconds between the beginnings of two rounds
 BUDGET = 0.05  # seconds that a part of the round may take
 LOWEST = -(2**63)
 
@@ -62,6 +63,10 @@ class Round:
     took: float | None = None  # seconds of the last whole round: so old may be what it has not found yet
     found: int = 0  # jobs that it made ready, which nobody else had
     _fresh: bool = field(default=True)
+
+    def is_due(self) -> bool:
+        """Whether it is time to go on: a round that is done soon need not be begun again at once."""
+        return not self._fresh or self.took is None or self.clock() - self.began >= EVERY
 
     def go_on(self, budget: float = BUDGET) -> int:
         """Look at some more of what waits, for so many seconds; gives how many jobs that made ready."""
