@@ -271,6 +271,7 @@ FAULTS = [
         "AND h.group_held = 9 LIMIT 1) IS NULL",
         GATES,
         "at_a_time",
+        "mysql",
     ),
     Fault(
         "a line by ids alone",
