@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 MINUTES = float(os.environ.get("DRAY_TEST_MINUTES", "0"))
-LONG_SUITES = 4  # crashes, failpoints, model, outages
+LONG_SUITES = 5  # crashes, failpoints, model, outages, lines
 DATABASES = 3
 KILL_EVERY = 4.5  # seconds
 
