@@ -23,12 +23,12 @@ from tests.crash.lines import GROUPS
 from tests.effort import MINUTES, seconds
 from tests.servers import Database
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(max(300, 120 * MINUTES))]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(max(600, 240 * MINUTES))]
 
 SLICE = 4.0  # seconds of producing
 PRODUCERS, WORKERS = 3, 4
 KILL_EVERY = 0.7  # seconds
-PATIENCE = 60.0  # seconds until the last job has ended
+PATIENCE = 30.0  # seconds in which at least one job has to end
 
 
 LIVE = Filter(states=frozenset(state for state in State if not state.ended))
@@ -112,12 +112,15 @@ def test_nothing_is_stuck_or_run_beside_what_it_must_not(database: Database, tmp
 
 
 def _wait_for_the_end(store: SqlStore) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline, least = time.monotonic() + PATIENCE, float("inf")
     while True:
         store.rescue()
-        live = {state: number for state, number in store.desk.counts().items() if number and not state.ended}
+        counts = store.desk.counts(cap=10_000_000)
+        live = {state: number for state, number in counts.items() if number and not state.ended}
         if not live:
             return
+        if sum(live.values()) < least:  # a long line takes its time; one that does not move is stuck
+            deadline, least = time.monotonic() + PATIENCE, sum(live.values())
         if time.monotonic() > deadline:
             stuck = [f"{row.id}: {row.state} {row.reason} {row.group} {row.limit}" for row in store.desk.jobs(LIVE, limit=20)]
             raise AssertionError(f"stuck: {live}\n" + "\n".join(stuck))
