@@ -29,9 +29,10 @@ SLICE = 4.0  # seconds of producing
 PRODUCERS, WORKERS = 3, 4
 KILL_EVERY = 0.7  # seconds
 PATIENCE = 30.0  # seconds in which at least one job has to end
+ENOUGH = 1_000  # jobs that wait: a stress of minutes is to keep the lines busy, not to make them long
 
-
-LIVE = Filter(states=frozenset(state for state in State if not state.ended))
+WAITING = [state for state in State if not state.ended]
+LIVE = Filter(states=frozenset(WAITING))
 
 
 class Crew:
@@ -64,6 +65,13 @@ class Crew:
         self.killed += 1
         self.hire()
 
+    def ease(self, waiting: int) -> None:
+        """Let the producers pause while there is enough to do."""
+        if waiting >= ENOUGH:
+            (self.folder / "enough").touch()
+        else:
+            (self.folder / "enough").unlink(missing_ok=True)
+
     def end(self) -> None:
         (self.folder / "stop").touch()
         for process in [*self.producers, *self.workers]:
@@ -92,6 +100,7 @@ def test_nothing_is_stuck_or_run_beside_what_it_must_not(database: Database, tmp
                 crew.kill_one(store)
                 next_kill = time.monotonic() + KILL_EVERY
             store.rescue()
+            crew.ease(sum(store.desk.counts(cap=ENOUGH).get(state, 0) for state in WAITING))
             time.sleep(0.05)
         assert all(process.returncode == 0 for process in crew.producers), (tmp_path / "errors").read_text()[-3000:]
         _wait_for_the_end(store)

@@ -54,6 +54,9 @@ def _produce(store: SqlStore, folder: Path, mode: str, chance: random.Random, se
     until, made = time.monotonic() + seconds, []
     ids: list[int] = []
     while time.monotonic() < until:
+        if (folder / "enough").exists():
+            time.sleep(0.02)
+            continue
         new = [_gated(chance) if mode == "gates" else _dependent(chance, ids) for _ in range(chance.randint(1, 5))]
         added = store.add(new)
         ids = [*ids, *(one.id for one in added)][-60:]
