@@ -10,7 +10,8 @@ from sqlalchemy import text
 from dray.app import Dray
 from dray.job import name_hash
 from dray.store.dialects import host_clock
-from dray.store.tables import FAILED, READY, SCHEDULED, STATE, State
+from dray.store.codes import FAILED, READY, SCHEDULED, STATE
+from dray.store.tables import State
 
 CHUNK = 250_000  # rows in one transaction
 RARE = 20  # the oldest rows of each table are of another queue and task: a list of them has to look far back

@@ -14,8 +14,9 @@ from dray import doctor
 from dray.app import Dray
 from dray.doctor import Check
 from dray.errors import BadFilter, BadOption, Conflict, IllegalMove, SchemaError, UnknownJob
-from dray.job import ENDED, JobRow, State
+from dray.job import ENDED, Flag, JobRow, State
 from dray.options import check_name, check_priority
+from dray.rollup import Numbers
 from dray.stations import GROUP, gate_hash
 from dray.store import schema, vitals
 from dray.store.control import Moved
@@ -47,6 +48,7 @@ class Details:
     labels: Mapping[str, str]
     attempts: list[AttemptRow]
     output: list[OutputLine]
+    children: Sequence[int] = ()  # jobs that it spawned, the first ones first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,8 +134,13 @@ class Admin:
         row = desk.job(job_id)
         if row is None:
             raise UnknownJob(job_id)
-        labels = desk.labels([job_id]).get(job_id, {})
-        return Details(row=row, labels=labels, attempts=desk.attempts(job_id), output=self.output(job_id, limit=lines))
+        return Details(
+            row=row,
+            labels=desk.labels([job_id]).get(job_id, {}),
+            attempts=desk.attempts(job_id),
+            output=self.output(job_id, limit=lines),
+            children=desk.children(job_id) if row.flags & Flag.SPAWNED else (),
+        )
 
     def output(self, job_id: int, *, after: int = 0, limit: int = 1000) -> list[OutputLine]:
         """Lines of a job's log behind the line with the id `after`; to follow it, ask again with the last id."""
@@ -149,6 +156,10 @@ class Admin:
             next_due=store.database.once(lambda connection: next_due(connection, store.tables)),
             cap=cap,
         )
+
+    def done(self, seconds: float) -> dict[tuple[str, str], Numbers]:
+        """What was done in the last so many seconds, by task and queue, as the workers counted it."""
+        return self._store().desk.totals(seconds)
 
     def why(self, job_id: int) -> list[Cause]:
         """Everything that keeps a job from running, and then what keeps the jobs that it waits for (P8); raises UnknownJob."""

@@ -14,7 +14,9 @@ from dray.codec import Codec
 from dray.context import current_job
 from dray.errors import BadOption, ConfigurationError
 from dray.handle import Job
+from dray.hooks import Hooks
 from dray.job import Added, NewJob
+from dray.notice import Notice
 from dray.options import Options
 from dray.runner import Runner
 from dray.sender import AppSender, Bound, FunctionTask, Using, changed
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T", bound=type[Task])
+H = TypeVar("H", bound=Callable[..., Any])
 
 
 class Dray:
@@ -52,7 +55,8 @@ class Dray:
         self.settings: Settings = load(given)
         self.codec = Codec(max_bytes=self.settings.max_args)
         self.registry = Registry()
-        self.runner = Runner(self.registry, self.codec)
+        self.runner = Runner(self.registry, self.codec, hook_limit=self.settings.hook_limit)
+        self.listeners: list[Callable[[Notice], object]] = []
         self._clock = clock
         self._learnt = 0  # of how many tasks the types were looked at with all their module defined
         self._store: SqlStore | None = None
@@ -76,6 +80,9 @@ class Dray:
         retry       a `Retry`, a number of attempts, delays in seconds, or a function of the attempt giving seconds
         on_crash    "retry" or "fail": what to do when the worker died while it surely ran (S0.35)
         aliases     former names, so that jobs enqueued under them still run
+        permanent_on, retry_on  exceptions that fail it at once, or that alone are tried again; the nearest class counts
+        notify_at   failed attempts after which somebody is told, once (S2.3)
+        before_run, after_run, on_error, metadata  hooks of this task alone; see `dray.hooks`
 
         Raises TaskError for a name that is taken (C10), and BadOption for a wrong option.
         """
@@ -87,6 +94,33 @@ class Dray:
         definition = self.registry.add(target, options)
         self.codec.register_from(target)
         return target if definition.is_class else FunctionTask(self, definition, target)
+
+    # --- hooks ----------------------------------------------------------------------------------------------------------
+
+    def before_run(self, hook: H) -> H:
+        """Call `hook(ctx)` before each run; what it raises counts as raised by the task (S2.11). A decorator."""
+        return self._hook(hook, before_run=hook)
+
+    def after_run(self, hook: H) -> H:
+        """Call `hook(ctx, ended)` in the thread of each run once its end is committed (S2.12, C34). A decorator."""
+        return self._hook(hook, after_run=hook)
+
+    def on_error(self, hook: H) -> H:
+        """Call `hook(ctx, error)` when a run has failed: a signal or Permanent that it raises decides (S2.13). A decorator."""
+        return self._hook(hook, on_error=hook)
+
+    def metadata(self, hook: H) -> H:
+        """Call `hook(ctx)` at the start of each run, and keep the dict that it gives with the job (S2.14). A decorator."""
+        return self._hook(hook, metadata=hook)
+
+    def on_notify(self, hook: H) -> H:
+        """Call `hook(notice)` when jobs have failed for good, or as many times as `notify_at` says (S2.3). A decorator."""
+        self.listeners.append(hook)
+        return hook
+
+    def _hook(self, hook: H, **kind: Any) -> H:
+        self.runner.hooks |= Hooks.of(**kind)
+        return hook
 
     # --- enqueue --------------------------------------------------------------------------------------------------------
 

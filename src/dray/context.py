@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
+from typing import Any
 
 from dray.job import Claim, Signal
 
@@ -27,6 +28,7 @@ class Context:
         self._write = write
         self._cancel = False
         self.spawned = False  # it has children: its success waits for them
+        self.metadata: dict[str, Any] = {}  # kept with the job: what hooks and the task itself put there
         self.started = time.monotonic()
 
     @property

@@ -10,11 +10,13 @@ from msgspec.structs import replace
 
 from dray import events
 from dray.errors import DrayError, StoreError, StoreUnavailable, WorkerGone
-from dray.job import Change, Claim, Finish, Flag, HandedBack, Lease, State
+from dray.job import Change, Claim, Failed, Finish, Flag, HandedBack, Lease, Outcome, State
 from dray.lifecycle import DEFAULT_RETRY, await_children, decide
+from dray.redact import redact
 from dray.runner import Runner
 from dray.slots import Item
 from dray.store.base import EngineStore, Pickup
+from dray.tally import Tally
 
 REFUSED_AGAIN = 10.0  # seconds until an end is tried again that was refused even in its plainest form
 
@@ -22,17 +24,20 @@ REFUSED_AGAIN = 10.0  # seconds until an end is tried again that was refused eve
 class Finisher:
     """Writes ends of runs, many in one transaction.
 
-    on_settled   called for each job that is no longer ours, however it went
+    on_settled   called for each job that is no longer ours, and whether its end was accepted
+    tally        counts the ends that were accepted
     """
 
     def __init__(
         self,
         store: EngineStore,
         runner: Runner,
-        on_settled: Callable[[Lease], None],
+        on_settled: Callable[[Lease, bool], None],
+        tally: Tally | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store, self._runner, self._on_settled, self._clock = store, runner, on_settled, clock
+        self._tally = tally
         self._refused: list[Finish] = []  # what nothing could be written of
         self._again_at = float("inf")
         self._unknown: list[Finish] = []  # a write of these was sent, and no answer came
@@ -53,8 +58,7 @@ class Finisher:
     def _judge(self, item: Item, now: float) -> Finish:
         assert item.outcome is not None
         claim = item.claim
-        definition = self._runner.definition(claim.task)
-        change = decide(claim, item.outcome, DEFAULT_RETRY if definition is None else definition.defaults.retry)
+        change = self.decide(item, item.outcome)
         if item.started is None:
             if item.dropped is not None:
                 change = replace(change, counted=False)
@@ -62,8 +66,29 @@ class Finisher:
         if claim.flags or item.context.spawned:  # plain jobs have neither, and there are many of them
             change = await_children(change, claim.flags | (Flag.SPAWNED if item.context.spawned else 0))
         ran = item.ended - item.started
+        item.change = change
         _tell(claim, change, ran)
-        return Finish(claim, change, ran=ran, ended_ago=now - item.ended)
+        said = item.context.metadata
+        return Finish(
+            claim,
+            change,
+            ran=ran,
+            ended_ago=now - item.ended,
+            usage=item.usage,
+            metadata=self._runner.metadata(said) if said else None,
+            recorded=item.recorded,
+        )
+
+    def decide(self, item: Item, outcome: Outcome) -> Change:
+        """What becomes of a job whose run has come to this; and whether so many attempts have failed that somebody is told."""
+        claim, definition = item.claim, self._runner.definition(item.claim.task)
+        if definition is None:
+            return decide(claim, outcome, DEFAULT_RETRY)
+        change = decide(claim, outcome, definition.defaults.retry)
+        most = definition.defaults.notify_at
+        if most is not None and isinstance(outcome, Failed) and claim.attempt >= most and not claim.flags & Flag.TOLD:
+            return replace(change, told=True)
+        return change
 
     def release(self, items: Collection[Item], why: str) -> list[Finish]:
         """Give up running jobs: they go back, uncounted, to be started elsewhere."""
@@ -104,7 +129,9 @@ class Finisher:
             if lease not in accepted:
                 # Somebody took it over: this result counts for nothing, and is never written again.
                 events.emit("job.lease_lost", job_id=lease.id, fence=lease.fence, task=one.claim.task)
-            self._on_settled(lease)
+            elif self._tally is not None:
+                self._tally.add(one)
+            self._on_settled(lease, lease in accepted)
 
     def _try_refused(self) -> None:
         """Try what was refused once more, apart from all else, which shall not be written singly because of it."""
@@ -157,9 +184,9 @@ def _tell(claim: Claim, change: Change, ran: float) -> None:
     facts: dict[str, object] = {"job_id": claim.id, "task": claim.task, "attempt": claim.attempt}
     match change.state:
         case State.FAILED:
-            facts |= {"error": change.error}
+            facts |= {"error": redact(change.error or "")}
         case State.RETRYING:
-            facts |= {"delay": change.delay, "error": change.error}
+            facts |= {"delay": change.delay, "error": redact(change.error or "")}
         case _:
             facts |= {"state": change.state, "seconds": ran}
     events.emit(name, **facts)

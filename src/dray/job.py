@@ -67,6 +67,7 @@ class Flag(IntFlag):
     MASTER = 128  # what becomes of the jobs it spawned does not become its own outcome
     SPAWNED = 512  # it has enqueued children while it ran
     CANCELS_WITH_PARENTS = 256  # it is cancelled when a job that it needs fails
+    TOLD = 1024  # a notice that it has failed many times was given, and is not given again
 
 
 @lru_cache(maxsize=4096)
@@ -171,6 +172,7 @@ class Claim(msgspec.Struct, frozen=True):
     parent_id: int | None = None
     expires_at: int | None = None
     threshold: int | None = None
+    ready_at: int | None = None  # since when it had been ready
 
     @property
     def lease(self) -> Lease:
@@ -220,6 +222,13 @@ class JobRow:
     report: Report | None
     error: str | None
     note: str | None
+    pid: int | None = None  # of its last run, in its container
+    cpu_seconds: float | None = None
+    memory_before: int | None = None  # bytes that the worker had in memory; of jobs side by side, all see the same
+    memory_after: int | None = None
+    peak_before: int | None = None
+    peak_after: int | None = None
+    metadata: str | None = None  # JSON, as the hooks gave it
 
     @property
     def run_seconds(self) -> float | None:
@@ -249,6 +258,7 @@ class Failed:
     traceback: str | None = None
     permanent: bool = False
     retry_in: float | None = None  # seconds, when the task itself said so
+    fingerprint: int | None = None  # the same for what fails in the same place in the same way
     report: Report | None = None
 
 
@@ -317,7 +327,20 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     report: Report | None = None
     error: str | None = None
     traceback: str | None = None
+    fingerprint: int | None = None
+    told: bool = False  # so many attempts have failed by now that somebody is to be told
     note: str | None = None
+
+
+class Usage(NamedTuple):
+    """What a run cost: processor seconds (None: not measured), and KiB of memory of its process before and after it."""
+
+    pid: int
+    cpu: float | None
+    memory_before: int
+    memory_after: int
+    peak_before: int
+    peak_after: int
 
 
 class Finish(NamedTuple):
@@ -328,6 +351,9 @@ class Finish(NamedTuple):
     ran: float = 0.0  # seconds from start to end, by the worker's steady clock; 0 and no start when it never started
     ended_ago: float = 0.0  # seconds between the end of the run and this write
     started: bool = True
+    usage: Usage | None = None
+    metadata: str | None = None
+    recorded: bool = False  # that it failed stands among its attempts already, since a hook was to be called after that
 
 
 # --- how a task says what should become of it -----------------------------------------------------------------------------

@@ -8,7 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from dray.durations import (
     DURATION_EXPECTED,
@@ -96,6 +98,48 @@ def optional(kind: Kind) -> Kind:
     )
 
 
+def _mail_url(value: object) -> str:
+    found = urlsplit(text := _text(value))
+    if found.scheme not in ("smtp", "smtps") or not found.hostname:
+        raise ValueError
+    _ = found.port  # raises for what is no port
+    return text
+
+
+def _web_url(value: object) -> str:
+    found = urlsplit(text := _text(value))
+    if found.scheme not in ("http", "https") or not found.hostname:
+        raise ValueError
+    _ = found.port
+    return text
+
+
+def _addresses(value: object) -> tuple[str, ...]:
+    given = value.split(",") if isinstance(value, str) else value
+    if not isinstance(given, list | tuple):
+        raise ValueError
+    found = tuple(_text(one).strip() for one in given)
+    if any("@" not in one or "\n" in one or "\r" in one for one in found):
+        raise ValueError
+    return found
+
+
+def _address(value: object) -> str:
+    (found,) = _addresses(value)
+    return found
+
+
+def _cron(value: object) -> str:
+    # Loaded only where somebody gives one: `import dray` stays light.
+    from cronsim import CronSim, CronSimError
+
+    try:
+        CronSim(text := _text(value), datetime(2000, 1, 1, tzinfo=UTC))
+    except CronSimError as error:
+        raise ValueError from error
+    return text
+
+
 TEXT = Kind(expects="a text", read=_text)
 SWITCH = Kind(expects="true or false", read=_switch, show=lambda value: "yes" if value else "no")
 TIME = Kind(expects=DURATION_EXPECTED, read=parse_duration, show=show_duration)
@@ -103,4 +147,18 @@ TIME_ABOVE_ZERO = Kind(expects=f"{DURATION_EXPECTED}, above 0", read=_above_zero
 SIZE_ABOVE_ZERO = Kind(expects=f"{SIZE_EXPECTED}, above 0", read=_above_zero(parse_size), show=show_size)
 DATABASE_URL = Kind(expects=f"a database URL: {SUPPORTED}", read=_url, show=redact_url)
 TABLE_PREFIX = Kind(expects="at most 21 of a-z, 0-9 and _, not starting with a digit", read=_table_prefix)
+MAIL_URL = Kind(
+    expects="smtp://user:password@host:port (STARTTLS if the server offers it), or smtps:// for TLS from the start",
+    read=_mail_url,
+    show=redact_url,
+)
+WEB_URL = Kind(
+    expects="an address that begins with http:// or https://",
+    read=_web_url,
+    show=lambda value: f"{urlsplit(value).scheme}://{urlsplit(value).hostname}/***",  # often the path is the secret
+)
+ADDRESS = Kind(expects="a mail address", read=_address)
+ADDRESSES = Kind(expects="mail addresses with commas between them", read=_addresses, show=lambda value: ", ".join(value) or "-")
+CRON = Kind(expects="a cron expression, such as 0 10 * * 1", read=_cron)
+SECRET = Kind(expects="a text", read=_text, show=lambda value: "***")
 LOG_LEVEL = Kind(expects=f"one of {', '.join(_LOG_LEVELS)}", read=_log_level)

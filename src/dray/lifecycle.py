@@ -255,10 +255,10 @@ def _returned(outcome: Done) -> Change:
 
 
 def _failed(job: Judged, outcome: Failed, retry: Retry, chance: Callable[[], float]) -> Change:
-    error, traceback, report = outcome.error, outcome.traceback, outcome.report
+    error, traceback, report, fingerprint = outcome.error, outcome.traceback, outcome.report, outcome.fingerprint
     limit = job.max_attempts
     if outcome.permanent or (limit is not None and job.attempt >= limit):
-        return Change(state=State.FAILED, error=error, traceback=traceback, report=report)
+        return Change(state=State.FAILED, error=error, traceback=traceback, report=report, fingerprint=fingerprint)
     delay = outcome.retry_in
     try:
         delay = retry.delay(job.attempt, chance) if delay is None else delay
@@ -266,7 +266,7 @@ def _failed(job: Judged, outcome: Failed, retry: Retry, chance: Callable[[], flo
         delay = DEFAULT_RETRY.delay(job.attempt, chance)
         traceback = f"{traceback or ''}\nthe retry policy raised {mistake!r}; the default was used"
     state = State.RETRYING if delay > 0 else State.READY
-    return Change(state=state, delay=delay, error=error, traceback=traceback, report=report)
+    return Change(state=state, delay=delay, error=error, traceback=traceback, report=report, fingerprint=fingerprint)
 
 
 def _died(job: Judged, outcome: Died) -> Change:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import os
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dray.codec import Codec, sanitize
 from dray.context import CancelRequested, Context, enter
 from dray.errors import BadArguments, CodecError, Permanent
+from dray.hooks import Hooks
 from dray.job import (
     Cancelled,
     Done,
@@ -18,11 +21,13 @@ from dray.job import (
     Outcome,
     Parked,
     RetryIn,
+    Signal,
     Skip,
     Skipped,
     Snooze,
     Snoozed,
     StopWorker,
+    name_hash,
 )
 from dray.report import Report
 from dray.task import Definition, Registry
@@ -40,24 +45,40 @@ class Ran(NamedTuple):
 
 _NOTHING = Ran(Done())
 
+Failing = Callable[[Ran], None]
+
 
 class Prepared(NamedTuple):
-    """A task that can be called, and its arguments."""
+    """A task that can be called, its arguments, and the hooks around it; None: there are none."""
 
     definition: Definition
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
+    hooks: Hooks | None = None
 
 
 class Runner:
-    """Runs jobs of the tasks in a registry. Without a clock, a store or a worker."""
+    """Runs jobs of the tasks in a registry. Without a clock, a store or a worker.
 
-    def __init__(self, registry: Registry, codec: Codec) -> None:
+    hooks       of all tasks; each may have its own beside them
+    hook_limit  seconds that a hook after the run may take
+    """
+
+    def __init__(self, registry: Registry, codec: Codec, *, hook_limit: float = 10.0) -> None:
         self._registry, self._codec = registry, codec
+        self.hooks = Hooks()
+        self.hook_limit = hook_limit
 
     def definition(self, task: str) -> Definition | None:
         """The task, if it is known here."""
         return self._registry.find(task)
+
+    def metadata(self, said: Mapping[str, Any]) -> str:
+        """What hooks said of a job, as it is stored; what cannot be is told of, and the rest is kept."""
+        try:
+            return self._codec.check(dict(said), what="metadata")
+        except Exception as error:
+            return self._codec.check({"error": _short(f"the metadata was not stored: {_text(error)}")}, what="metadata")
 
     def prepare(self, context: Context, payload: str) -> Prepared | Ran:
         """Find the task and read its arguments; or say why that cannot be (C10, C35)."""
@@ -72,35 +93,59 @@ class Runner:
         except BadArguments as error:
             # Only a mismatch of the call itself: another version of the code may well be able to take it.
             return Ran(Parked(why=_short(error), signature=definition.signature_number))
-        return Prepared(definition, args, kwargs)
+        hooks = self.hooks | definition.defaults.hooks
+        return Prepared(definition, args, kwargs, hooks if hooks else None)
 
-    def run(self, prepared: Prepared, context: Context) -> Ran:
-        """Run a sync task in this thread."""
+    def run(self, prepared: Prepared, context: Context, failing: Failing = lambda ran: None) -> Ran:
+        """Run a sync task in this thread. `failing` is told what the run has come to, if it failed and hooks may change that:
+        should one of them hang or end the process, this is what counts."""
+        hooks = prepared.hooks
         leave = enter(context)
         try:
+            if hooks is not None:
+                hooks.begin(context)
             value = prepared.definition.call(prepared.args, prepared.kwargs, context)
         except BaseException as error:  # also SystemExit: a task must not end its worker by accident
-            return self._raised(error)
+            ran = self._raised(error, prepared.definition)
+            if hooks is None or not hooks.on_error or not isinstance(ran.outcome, Failed):
+                return ran
+            failing(ran)
+            return self._after_hooks(ran, hooks.failed(context, error), prepared.definition)
         finally:
             leave()
         return self._returned(value)
 
-    async def arun(self, prepared: Prepared, context: Context) -> Ran:
+    async def arun(self, prepared: Prepared, context: Context, failing: Failing = lambda ran: None) -> Ran:
         """Run an async task on this event loop."""
+        hooks = prepared.hooks
         leave = enter(context)
         try:
+            if hooks is not None:
+                await hooks.abegin(context)
             value = await prepared.definition.call(prepared.args, prepared.kwargs, context)
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is None or not task.cancelling():
-                return self._raised(error)  # its own: something it waited for was cancelled
-            # Cancelled by us: because an operator asked for it, or because the worker ends now.
-            return Ran(Cancelled() if context.cancel_requested else HandedBack(why="the worker stopped"))
         except BaseException as error:
-            return self._raised(error)
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                # By us: because an operator asked for it, or because the worker ends now. Else it is something it waited for.
+                return Ran(Cancelled() if context.cancel_requested else HandedBack(why="the worker stopped"))
+            ran = self._raised(error, prepared.definition)
+            if hooks is None or not hooks.on_error or not isinstance(ran.outcome, Failed):
+                return ran
+            await asyncio.to_thread(failing, ran)  # it writes to the database
+            return self._after_hooks(ran, await hooks.afailed(context, error, self.hook_limit), prepared.definition)
         finally:
             leave()
         return self._returned(value)
+
+    def _after_hooks(self, ran: Ran, raised: BaseException | None, definition: Definition) -> Ran:
+        """What a failure becomes by what a hook raised: a signal or Permanent decides, any other mistake is kept with it."""
+        if raised is None:
+            return ran
+        if isinstance(raised, Signal | Permanent):
+            return self._raised(raised, definition)
+        assert isinstance(ran.outcome, Failed)
+        both = f"{ran.outcome.traceback or ''}\nand then a hook failed:\n{sanitize(_traceback(raised, chain=False))}"
+        return Ran(dataclasses.replace(ran.outcome, traceback=both[-TRACEBACK_LIMIT:]), stop=ran.stop)
 
     def _returned(self, value: object) -> Ran:
         if value is None:
@@ -114,7 +159,7 @@ class Runner:
             # The work is done. That what it gave cannot be kept, or even looked at, is no reason to do it twice.
             return Ran(Done(note=_short(f"the result was not stored: {_text(error)}")))
 
-    def _raised(self, error: BaseException) -> Ran:
+    def _raised(self, error: BaseException, definition: Definition) -> Ran:
         match error:
             case Snooze():
                 why = None if error.why is None else _short(error.why)
@@ -128,20 +173,35 @@ class Runner:
             case StopWorker():
                 cause = error.__cause__
                 if cause is None or isinstance(cause, StopWorker):
-                    return Ran(_failed(error, permanent=True), stop=True)
-                return Ran(self._raised(cause).outcome, stop=True)
+                    return Ran(_failed(error, definition, permanent=True), stop=True)
+                return Ran(self._raised(cause, definition).outcome, stop=True)
             case _:
-                return Ran(_failed(error, permanent=isinstance(error, Permanent)))
+                permanent = isinstance(error, Permanent) or definition.defaults.is_permanent(type(error))
+                return Ran(_failed(error, definition, permanent=permanent))
 
 
-def _failed(error: BaseException, *, permanent: bool) -> Failed:
+def _failed(error: BaseException, definition: Definition, *, permanent: bool) -> Failed:
     text = _text(error)
     name = type(error).__name__
     return Failed(
         error=_short(f"{name}: {text}" if text else name),
         traceback=sanitize(_traceback(error))[-TRACEBACK_LIMIT:],
         permanent=permanent,
+        fingerprint=_fingerprint(error, definition.name),
     )
+
+
+def _fingerprint(error: BaseException, task: str) -> int:
+    """A number for the kind of error and the function it was raised in: without lines, which move with each release, and
+    without its text, which names what was worked on."""
+    place, trace = "", error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if not code.co_filename.startswith(_HERE):
+            place = f"{os.path.basename(code.co_filename)}:{code.co_qualname}"
+        trace = trace.tb_next
+    kind = type(error)
+    return name_hash(f"{task}\0{kind.__module__}.{kind.__qualname__}\0{place}")
 
 
 def _short(words: object) -> str:
@@ -156,13 +216,13 @@ def _text(words: object) -> str:
         return f"its text could not be read: {type(second).__name__}"
 
 
-def _traceback(error: BaseException) -> str:
+def _traceback(error: BaseException, *, chain: bool = True) -> str:
     """The traceback from the task on: how the worker got there helps nobody."""
     try:
         trace = error.__traceback__
         while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_HERE):
             trace = trace.tb_next
-        return "".join(traceback.format_exception(type(error), error, trace))
+        return "".join(traceback.format_exception(type(error), error, trace, chain=chain))
     except Exception as second:
         return f"the traceback could not be made: {type(second).__name__}"
 

@@ -19,14 +19,20 @@ from typing import Any, TypeVar
 from dray.durations import show_duration
 from dray.errors import ConfigurationError
 from dray.kinds import (
+    ADDRESS,
+    ADDRESSES,
+    CRON,
     DATABASE_URL,
     LOG_LEVEL,
+    MAIL_URL,
+    SECRET,
     SIZE_ABOVE_ZERO,
     SWITCH,
     TABLE_PREFIX,
     TEXT,
     TIME,
     TIME_ABOVE_ZERO,
+    WEB_URL,
     Kind,
     optional,
     whole_number,
@@ -127,6 +133,16 @@ class Settings:
     keep_succeeded: float = _setting(7 * DAY, TIME, "how long succeeded jobs are kept")
     keep_cancelled: float = _setting(7 * DAY, TIME, "how long cancelled jobs are kept")
     keep_failed: float = _setting(90 * DAY, TIME, "how long failed jobs are kept")
+    keep_stats: float = _setting(90 * DAY, TIME, "how long the numbers of what was done are kept")
+    hook_limit: float = _setting(10.0, TIME_ABOVE_ZERO, "time a hook may take after the task it belongs to")
+    notify_after: float = _setting(10.0, TIME, "time in which failures alike are gathered into one notice")
+    mail: str | None = _setting(None, optional(MAIL_URL), "the mail server notices go through")
+    mail_from: str | None = _setting(None, optional(ADDRESS), "the address that notices come from")
+    mail_to: tuple[str, ...] = _setting((), ADDRESSES, "the addresses that notices go to")
+    mail_templates: str | None = _setting(None, optional(TEXT), "a folder with texts of your own for notices")
+    digest: str | None = _setting(None, optional(CRON), "when a digest of all failures is mailed, in UTC")
+    webhook: str | None = _setting(None, optional(WEB_URL), "an address that notices are posted to, as JSON")
+    webhook_key: str | None = _setting(None, optional(SECRET), "the key that posted notices are signed with")
     listen: bool = _setting(True, SWITCH, "be woken by the database; off behind PgBouncer's transaction mode")
     log_level: str = _setting("info", LOG_LEVEL, "least level of what is logged")
     max_args: int = _setting(2**20, SIZE_ABOVE_ZERO, "largest arguments a job may carry")

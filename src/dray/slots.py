@@ -10,8 +10,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from queue import Empty, SimpleQueue
 
-from dray.context import Context
-from dray.job import Cancelled, Claim, Done, Failed, Flag, HandedBack, Outcome, Skipped
+from dray import events
+from dray.context import Context, enter
+from dray.hooks import Ended, Hooks
+from dray.job import Cancelled, Change, Claim, Done, Failed, Flag, HandedBack, Outcome, Skipped, Usage
+from dray.meter import Memory, Meter, Stopwatch
 from dray.report import Kind
 from dray.runner import Prepared, Ran, Runner
 
@@ -21,7 +24,7 @@ class Item:
 
     __slots__ = (
         *("behind", "claim", "claimed", "context", "dropped", "ended", "marked", "outcome", "started", "stop"),
-        *("_first", "taken_up"),
+        *("_first", "change", "fallback", "hook_since", "left_behind", "memory", "on_written", "recorded", "taken_up", "usage"),
     )
 
     def __init__(self, claim: Claim, context: Context) -> None:
@@ -37,9 +40,18 @@ class Item:
         self.taken_up = False  # a slot has it: from then on it may start at any moment, unless it has been dropped
         self._first = [True]
         self.behind: Item | None = None  # the next of its group, to be run when this one has succeeded
+        self.memory: Memory | None = None  # before its run
+        self.usage: Usage | None = None
+        self.change: Change | None = None  # what was decided, once it has been
+        self.recorded = False  # that it has failed is on record, though not yet written as its end
+        self.fallback: Ran | None = None  # what it came to, should a hook never return
+        self.hook_since: float | None = None  # since when a hook runs that nobody has to wait for
+        self.left_behind = False  # its hook took too long: the slot is another thread's now
+        self.on_written: Callable[[bool], None] | None = None  # told when its end is committed, or was refused
 
     def give_up(self) -> bool:
-        """Whether the caller is the first to end this one without a start: a slot and the worker may both want to."""
+        """Whether the caller is the first to end this one: without a start, or while a hook hangs, others may want to as
+        well."""
         try:
             return self._first.pop()
         except IndexError:
@@ -51,6 +63,7 @@ class Slots:
 
     may_start   asked just before a job is started, so that nothing runs on a lease that is running out
     mark        writes the start mark; False when the lease is lost
+    record      puts on record that a run has failed, before a hook is called
     on_done     called from a slot when somebody should look at `done`
     """
 
@@ -61,24 +74,27 @@ class Slots:
         *,
         may_start: Callable[[], bool],
         mark: Callable[[Item], bool],
+        record: Callable[[Item, Outcome], None],
         on_done: Callable[[], None],
     ) -> None:
         self._runner, self.concurrency = runner, concurrency
-        self._may_start, self._mark, self._on_done = may_start, mark, on_done
+        self._may_start, self._mark, self._record, self._on_done = may_start, mark, record, on_done
+        self._meter = Meter()
+        self._leaving = threading.Lock()  # of hooks: either by their thread, or behind its back
         self._todo: SimpleQueue[Item | None] = SimpleQueue()
         self._waiting: deque[Item] = deque()  # async ones that have no place on the loop yet
         self._threads: list[threading.Thread] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._async_tasks: dict[Item, asyncio.Task[None]] = {}
         self.running: set[Item] = set()
+        self.hooking: set[Item] = set()  # with hooks that are called, or will be, after the task
         self.done: deque[Item] = deque()
 
     def start(self, items: list[Item]) -> None:
         """Give jobs to the slots, in this order."""
         coroutines = []
         for item in items:
-            definition = self._runner.definition(item.claim.task)
-            if definition is not None and definition.is_async:
+            if self._is_async(item):
                 coroutines.append(item)
             else:
                 self._todo.put(item)
@@ -89,6 +105,10 @@ class Slots:
         if coroutines:
             self._waiting.extend(coroutines)
             self._the_loop().call_soon_threadsafe(self._fill_loop)
+
+    def _is_async(self, item: Item) -> bool:
+        definition = self._runner.definition(item.claim.task)
+        return definition is not None and definition.is_async
 
     def buffered(self) -> int:
         """How many jobs wait here for a slot."""
@@ -119,6 +139,21 @@ class Slots:
         if task is not None and self._loop is not None:
             self._loop.call_soon_threadsafe(task.cancel)
 
+    def leave_hooks_behind(self, now: float) -> None:
+        """Go on without hooks that take too long: their thread stays with them, and another takes its place."""
+        for item in list(self.hooking):
+            with self._leaving:
+                since = item.hook_since
+                if since is None or item.left_behind or now - since < self._runner.hook_limit:
+                    continue
+                item.left_behind = True
+            events.emit("hook.hangs", job_id=item.claim.id, task=item.claim.task, seconds=now - since)
+            if item.outcome is None and item.give_up():
+                assert item.fallback is not None
+                self._end(item, item.fallback)
+            if not self._is_async(item):
+                self._start_thread()
+
     # --- threads --------------------------------------------------------------------------------------------------------
 
     def _start_thread(self) -> None:
@@ -131,12 +166,58 @@ class Slots:
             item: Item | None = first
             while item is not None:
                 self._run(item)
+                if item.left_behind:
+                    return  # another thread has taken this one's place
                 item = self._after(item)
 
     def _run(self, item: Item) -> None:
         prepared = self._begin(item)
-        if isinstance(prepared, Prepared):
-            self._end(item, self._runner.run(prepared, item.context))
+        if prepared is None:
+            return
+        hooks = prepared.hooks
+        if hooks is None:  # as mostly
+            began = time.thread_time()
+            ran = self._runner.run(prepared, item.context)
+            self._end(item, ran, time.thread_time() - began)
+            return
+        self.hooking.add(item)
+        try:
+            self._run_with_hooks(item, prepared, hooks)
+        finally:
+            self.hooking.discard(item)
+
+    def _run_with_hooks(self, item: Item, prepared: Prepared, hooks: Hooks) -> None:
+        written: SimpleQueue[bool] = SimpleQueue()
+        if hooks.after_run:
+            item.on_written = written.put
+        began = time.thread_time()
+        ran = self._runner.run(prepared, item.context, lambda ran: self._has_failed(item, ran))
+        self._leave_hook(item)
+        if item.fallback is None or item.give_up():
+            self._end(item, ran, time.thread_time() - began)
+        if hooks.after_run and not item.left_behind and written.get():
+            with self._in_hook(item):
+                hooks.ended(item.context, ended(item))
+
+    def _has_failed(self, item: Item, ran: Ran) -> None:
+        """Whatever its hook does now: this failure is known."""
+        item.fallback = ran
+        self._record(item, ran.outcome)
+        item.hook_since = time.monotonic()
+
+    def _leave_hook(self, item: Item) -> None:
+        with self._leaving:
+            item.hook_since = None
+
+    @contextlib.contextmanager
+    def _in_hook(self, item: Item) -> Iterator[None]:
+        item.hook_since = time.monotonic()
+        leave = enter(item.context)
+        try:
+            yield
+        finally:
+            leave()
+            self._leave_hook(item)
 
     def _after(self, item: Item) -> Item | None:
         """What is run in this place now: the next of the same group, if there is one and this one has succeeded."""
@@ -177,8 +258,8 @@ class Slots:
             # The mark is a write to the database: it must not stop the loop.
             needs_thread = needs_mark(item.claim)
             prepared = await asyncio.to_thread(self._begin, item) if needs_thread else self._begin(item)
-            if isinstance(prepared, Prepared):
-                self._end(item, await self._runner.arun(prepared, item.context))
+            if prepared is not None:
+                await self._arun_prepared(item, prepared)
         except asyncio.CancelledError:
             if item.outcome is None:  # cancelled before user code was reached
                 self._end(item, Ran(Cancelled()))
@@ -187,6 +268,25 @@ class Slots:
             if (behind := self._after(item)) is not None:
                 self._waiting.appendleft(behind)
             self._fill_loop()
+
+    async def _arun_prepared(self, item: Item, prepared: Prepared) -> None:
+        hooks, watch = prepared.hooks, Stopwatch()
+        # On an event loop a hook has its limit where it is called; the record is all that has to be made for it here.
+        steps = self._runner.arun(prepared, item.context, lambda ran: self._record(item, ran.outcome))
+        if hooks is None or not hooks.after_run:
+            self._end(item, await watch.timed(steps), watch.seconds)
+            return
+        loop = asyncio.get_running_loop()
+        written: asyncio.Future[bool] = loop.create_future()
+        item.on_written = _teller(loop, written)
+        self.hooking.add(item)
+        try:
+            self._end(item, await watch.timed(steps), watch.seconds)
+            if await written:
+                with self._in_hook(item):
+                    await hooks.aended(item.context, ended(item), self._runner.hook_limit)
+        finally:
+            self.hooking.discard(item)
 
     # --- both -----------------------------------------------------------------------------------------------------------
 
@@ -214,18 +314,39 @@ class Slots:
         if isinstance(prepared, Ran):
             self._end(item, prepared)
             return None
+        item.memory = self._meter.begin()
         item.started = time.monotonic()
         return prepared
 
-    def _end(self, item: Item, ran: Ran) -> None:
-        item.outcome, item.stop = ran.outcome, ran.stop
+    def _end(self, item: Item, ran: Ran, cpu: float | None = None) -> None:
         item.ended = time.monotonic()
+        if item.memory is not None:
+            item.usage = self._meter.end(item.memory, cpu)
+        item.outcome, item.stop = ran.outcome, ran.stop
         self.running.discard(item)
         first = not self.done  # two may think so, which is better than none
         self.done.append(item)
         # Waking the worker costs a switch of threads: once it knows of the first outcome, it comes by itself for the others.
         if first or ran.stop or isinstance(ran.outcome, Failed) or not self.buffered():
             self._on_done()
+
+
+def ended(item: Item) -> Ended:
+    """What hooks are told of an end that is committed."""
+    assert item.change is not None
+    assert item.started is not None
+    return Ended(item.change.state, item.ended - item.started, item.change.error, item.usage)
+
+
+def _teller(loop: asyncio.AbstractEventLoop, written: asyncio.Future[bool]) -> Callable[[bool], None]:
+    def hear(accepted: bool) -> None:
+        if not written.done():
+            written.set_result(accepted)
+
+    def tell(accepted: bool) -> None:
+        loop.call_soon_threadsafe(hear, accepted)
+
+    return tell
 
 
 _SAYS_SO = int(Flag.SUSPECT | Flag.FAIL_ON_CRASH)  # a plain number: asked of each job

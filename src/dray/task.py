@@ -11,6 +11,7 @@ from typing import Any, TypedDict, dataclass_transform
 
 from dray.context import Context
 from dray.errors import BadArguments, BadOption, TaskError, UnknownTask
+from dray.hooks import Hook, Hooks
 from dray.job import DEFAULT_PRIORITY, Flag, name_hash
 from dray.lifecycle import DEFAULT_RETRY, Retry, RetryLike
 from dray.options import ON_FAILURE, Limit, Unique, check_choice, check_known, check_name, check_priority, fill
@@ -69,6 +70,16 @@ class TaskOptions(TypedDict, total=False):
     master: bool
     unique: Unique | bool
     aliases: Sequence[str]
+    permanent_on: Errors
+    retry_on: Errors
+    notify_at: int | None
+    before_run: Hook | Sequence[Hook] | None
+    after_run: Hook | Sequence[Hook] | None
+    on_error: Hook | Sequence[Hook] | None
+    metadata: Hook | Sequence[Hook] | None
+
+
+Errors = type[BaseException] | Sequence[type[BaseException]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +97,10 @@ class Defaults:
     master: bool = False  # what becomes of its children is not its own outcome
     unique: Unique | None = None
     run_ahead: int = 1  # of its group, how many a worker takes at once, to run them one after the other
+    permanent_on: tuple[type[BaseException], ...] = ()  # these fail the job at once
+    retry_on: tuple[type[BaseException], ...] = ()  # if any are named, only these are tried again
+    notify_at: int | None = None  # failed attempts after which somebody is told
+    hooks: Hooks = dataclasses.field(default_factory=Hooks)
 
     def __post_init__(self) -> None:
         check_name("queue", self.queue)
@@ -98,6 +113,11 @@ class Defaults:
             raise BadOption(f"run_ahead must be a whole number from 1 to 500, got {self.run_ahead!r}")
         if self.limit is not None and not isinstance(self.limit, Limit):
             raise BadOption(f"limit must be a dray.Limit, such as Limit('stripe', 10), got {self.limit!r}")
+        if both := set(self.permanent_on) & set(self.retry_on):
+            raise BadOption(f"{both.pop().__name__} is in permanent_on and in retry_on: only one can be meant")
+        number = self.notify_at
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
+            raise BadOption(f"notify_at must be a number of attempts, 1 or more, got {number!r}")
 
     @classmethod
     def of(cls, options: TaskOptions) -> Defaults:
@@ -115,11 +135,39 @@ class Defaults:
             run_ahead=options.get("run_ahead", 1),
             master=options.get("master", False),
             unique=Unique.of(options.get("unique")),
+            permanent_on=_errors("permanent_on", options.get("permanent_on", ())),
+            retry_on=_errors("retry_on", options.get("retry_on", ())),
+            notify_at=options.get("notify_at"),
+            hooks=Hooks.of(
+                before_run=options.get("before_run"),
+                after_run=options.get("after_run"),
+                on_error=options.get("on_error"),
+                metadata=options.get("metadata"),
+            ),
         )
+
+    def is_permanent(self, kind: type[BaseException]) -> bool:
+        """Whether an error of this kind will not heal: the nearest of its classes that is named decides."""
+        if not self.permanent_on and not self.retry_on:
+            return False
+        for each in kind.__mro__:
+            if each in self.permanent_on:
+                return True
+            if each in self.retry_on:
+                return False
+        return bool(self.retry_on)
 
     @property
     def flags(self) -> Flag:
         return (Flag.FAIL_ON_CRASH if self.on_crash == "fail" else Flag(0)) | (Flag.MASTER if self.master else Flag(0))
+
+
+def _errors(name: str, given: Errors) -> tuple[type[BaseException], ...]:
+    some = (given,) if isinstance(given, type) else tuple(given)
+    for one in some:
+        if not isinstance(one, type) or not issubclass(one, BaseException):
+            raise BadOption(f"{name} takes classes of exceptions, such as {name}=[ValueError], got {one!r:.300}")
+    return some
 
 
 class Definition:

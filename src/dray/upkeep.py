@@ -11,9 +11,11 @@ from dray import events
 from dray.app import Dray
 from dray.errors import DrayError, StoreError
 from dray.job import Cancelled, Claim, Flag, HandedBack, State
+from dray.notify import Notifier, channels_of
 from dray.slots import Item, Slots
 from dray.store.output import Line
 from dray.store.rescue import Watch
+from dray.tally import Tally
 
 if TYPE_CHECKING:
     from dray.store.sql import SqlStore
@@ -22,6 +24,10 @@ ATTEND_EVERY = 1.0  # seconds between looks for cancels and holds
 ADOPT_EVERY = 5.0  # seconds between looks for parked jobs that are known here
 DUE_EVERY = 1.0  # seconds between looks for due jobs, at most
 SWEEP_EVERY = 2.0  # seconds between looks for what nobody settled, and for what has expired
+COUNT_EVERY = 5.0  # seconds between writes of what a worker has counted
+MINUTES_KEPT = 2 * 86_400.0  # seconds until minutes become hours
+MERGES = 5  # in one go
+TELL_EVERY = 2.0  # seconds between looks for what somebody is to be told
 GATES_EVERY = 1.0  # seconds between looks for starts that a rate allows, at most
 KEYS = 1000  # unique keys that are looked at in one go
 PRUNE_EVERY = 60.0
@@ -39,6 +45,7 @@ class Employer(Protocol):
     worker_id: int
     items: dict[int, Item]
     slots: Slots
+    tally: Tally
 
 
 class _Chores:
@@ -88,6 +95,7 @@ class Attendance(_Chores):
         self._lines: list[tuple[Claim, str, str, float]] = []
         self._lock = threading.Lock()
         self._every = min(ATTEND_EVERY, worker.app.settings.beat)
+        self._count_at = 0.0
 
     def write(self, claim: Claim, kind: str, message: str) -> None:
         """Take a line for a job's log; it is stored within a second."""
@@ -98,7 +106,11 @@ class Attendance(_Chores):
     def _round(self) -> float:
         self._mark_long_runs()
         self._heed_requests()
+        self._worker.slots.leave_hooks_behind(time.monotonic())
         self._store_lines()
+        if time.monotonic() >= self._count_at:
+            self._store_counts()
+            self._count_at = time.monotonic() + COUNT_EVERY
         return self._every
 
     def flush(self) -> None:
@@ -107,6 +119,22 @@ class Attendance(_Chores):
             self._store_lines()
         except DrayError as error:
             events.emit("upkeep.failed", chore="output", why=error)
+
+    def close(self) -> None:
+        """Store all that is left."""
+        self.flush()
+        try:
+            self._store_counts()
+        except DrayError as error:
+            events.emit("upkeep.failed", chore="counts", why=error)
+
+    def _store_counts(self) -> None:
+        if rows := self._worker.tally.take(self._worker.worker_id):
+            try:
+                self._worker.store.desk.write_rollups(rows)
+            except StoreError:
+                self._worker.tally.again(rows)
+                raise
 
     def _mark_long_runs(self) -> None:
         now = time.monotonic()
@@ -144,6 +172,23 @@ class Attendance(_Chores):
             with self._lock:
                 self._lines = [*lines, *self._lines][:OUTPUT_LIMIT]
             raise
+
+
+class Telling(_Chores):
+    """Telling people of failures. In a thread of its own, since a mail server may take its time, and rescue may not."""
+
+    name = "dray-notify"
+
+    def __init__(self, app: Dray) -> None:
+        super().__init__()
+        settings = app.settings
+        channels = channels_of(app)
+        self._notifier = Notifier(
+            app.store.desk, channels, gathered=settings.notify_after, digest=settings.digest if len(channels) > 1 else None
+        )
+
+    def _round(self) -> float:
+        return 0.0 if self._notifier.round() else TELL_EVERY
 
 
 class Upkeep(_Chores):
@@ -247,5 +292,9 @@ class Upkeep(_Chores):
         store.desk.prune_workers(WORKER_ROWS)
         store.desk.prune_gates(GATE_ROWS)
         self._key = store.desk.prune_keys(self._key)
+        for _ in range(MERGES):
+            if not store.desk.merge_rollups(MINUTES_KEPT):
+                break
+        store.desk.forget_rollups(self._app.settings.keep_stats)
         if count:
             events.emit("prune.done", count=count)

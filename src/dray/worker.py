@@ -11,13 +11,11 @@ from collections.abc import Sequence
 
 from dray import events
 from dray.app import Dray
-from dray.context import Context
 from dray.errors import StoreError, WorkerGone
 from dray.finisher import Finisher
 from dray.intake import PollIntake
-from dray.job import Claim, Finish, HandedBack, Lease
+from dray.job import Finish, HandedBack, Lease, Outcome
 from dray.lease import WorkerLease
-from dray.lifecycle import ALONE_FROM
 from dray.limits import Limits
 from dray.obedience import Obedience
 from dray.options import show_priorities
@@ -25,7 +23,9 @@ from dray.outage import Outage
 from dray.pace import STALE_AFTER, Pace
 from dray.process import Inbox, on_stop_signal
 from dray.slots import Item, Slots, lined_up
-from dray.upkeep import Attendance, Upkeep
+from dray.stock import Stock
+from dray.tally import Tally
+from dray.upkeep import Attendance, Telling, Upkeep
 
 EXIT_LOST = 75  # the lease was lost while jobs ran; a supervisor starts a new worker
 CONNECTIONS = 2  # one for this loop, one for everything else; the heartbeat process has the third
@@ -62,11 +62,11 @@ class Worker:
         self.limits = limits or Limits()
         self.concurrency = settings.concurrency if concurrency is None else concurrency
         self.worker_id = 0
-        self.items: dict[int, Item] = {}  # everything claimed and not yet written, by job
         self._inbox = Inbox()
         self._pace = Pace(concurrency=self.concurrency, most=settings.prefetch)
         self._intake = PollIntake(self.store, self.queues, self._pace, app.run_ahead, priorities)
-        self._finisher = Finisher(self.store, app.runner, on_settled=self._settled)
+        self.tally = Tally()
+        self._finisher = Finisher(self.store, app.runner, on_settled=self._settled, tally=self.tally)
         self._lease = WorkerLease(
             self.store.roster,
             ttl=settings.ttl,
@@ -81,13 +81,14 @@ class Worker:
             self.concurrency,
             may_start=self._may_start,
             mark=self._mark,
+            record=self._record,
             on_done=self._inbox.nudge,
         )
         self._attendance = Attendance(self)
+        self._stock = Stock(self._intake, self.slots, self._attendance.write)
+        self.items = self._stock.items
+        self._telling = [Telling(app)] if upkeep else []
         self._upkeep = Upkeep(app, tell=self._wake, may_judge=self._lease.may_start) if upkeep else None
-        self._alone: list[Item] = []  # jobs that must run with nothing beside them
-        self._solo: Item | None = None  # the one of them that was started last
-        self._counted = 0  # jobs claimed, less those that came back unstarted
         self._began = 0.0
         self._stopping: str | None = None
         self._now = False  # stop without waiting for what runs
@@ -121,7 +122,7 @@ class Worker:
         self._began = time.monotonic()
         self._register()
         unlisten = self.store.bell.listen(self._wake)
-        chores = [self._attendance, *([self._upkeep] if self._upkeep is not None else [])]
+        chores = [self._attendance, *([self._upkeep] if self._upkeep is not None else []), *self._telling]
         for chore in chores:
             chore.start()
         queues = ",".join(self.queues) or "all"
@@ -175,7 +176,7 @@ class Worker:
 
     def _check_limits(self) -> None:
         seconds = time.monotonic() - self._began
-        why = self.limits.reached(seconds=seconds, jobs=self._counted, idle=not self.items)
+        why = self.limits.reached(seconds=seconds, jobs=self._stock.counted, idle=not self.items)
         if why is not None:
             self.stop(why)
 
@@ -183,13 +184,13 @@ class Worker:
 
     def _wants(self, leaving: int = 0) -> int:
         """How many jobs to claim now, when so many of those here leave with the same transaction."""
-        if self._alone or (self._solo is not None and self._solo.claim.id in self.items):
+        if self._stock.is_reserved:
             return 0
         target = self._pace.target()
         waiting = lined_up(self.items.values()) if self._intake.leads else 0
         wanted = target - (len(self.items) - waiting) + leaving
         if self.limits.max_jobs is not None:
-            wanted = min(wanted, self.limits.max_jobs - self._counted)
+            wanted = min(wanted, self.limits.max_jobs - self._stock.counted)
         # Refill in bulk: one claim for each job that ends would be a transaction for each.
         return wanted if wanted >= target // 4 or not self.slots.buffered() else 0
 
@@ -208,10 +209,10 @@ class Worker:
             self._pace.wrote(time.monotonic() - began)
         else:
             claims = self._intake.take(self.worker_id, wanted) if wanted > 0 else []
-        self._give(claims)
+        self._stock.give(self.worker_id, claims)
         if wanted > 0 and self._intake.took(len(claims), wanted) and not self.items:
             self._nothing_to_do()
-        self._run_alone()
+        self._stock.run_alone()
         return asked or writes or wanted > 0
 
     def _recount(self) -> bool:
@@ -221,9 +222,9 @@ class Worker:
         if self._finisher.owes:  # ends first: the same lost commit may have claimed one of those jobs again
             self._finisher.write([], self.worker_id, self._intake.pickup, 0)
         found = self._intake.recount(self.worker_id, [item.claim.lease for item in self.items.values()])
-        self._give([claim for claim in found if not claim.follows])
+        self._stock.give(self.worker_id, [claim for claim in found if not claim.follows])
         # Behind whom these were to be run is not known any more.
-        self._return([self._receive(claim) for claim in found if claim.follows], "nobody knows its place")
+        self._return([self._stock.receive(claim) for claim in found if claim.follows], "nobody knows its place")
         return True
 
     def _is_flush_due(self) -> bool:
@@ -239,42 +240,12 @@ class Worker:
         if any(item.stop for item in list(self.slots.done)):
             self.stop("a task asked for it")
         finishes = self._finisher.judge(self.slots.done, now)
-        self._counted -= sum(not one.started for one in finishes)
+        self._stock.counted -= sum(not one.started for one in finishes)
         self._pace.finished(len(finishes), now)
         return finishes
 
-    def _settled(self, lease: Lease) -> None:
-        item = self.items.get(lease.id)
-        if item is not None and item.claim.fence == lease.fence:
-            del self.items[lease.id]
-
-    def _give(self, claims: Sequence[Claim]) -> None:
-        ordinary: list[Item] = []
-        for claim in claims:
-            item = self._receive(claim)
-            if claim.crashes >= ALONE_FROM:
-                self._alone.append(item)
-            else:
-                self._line_up(item)
-                ordinary.append(item)
-        if ordinary:
-            self.slots.start(ordinary)
-
-    def _receive(self, claim: Claim) -> Item:
-        self._counted += 1
-        item = self.items[claim.id] = Item(claim, Context(claim, self._attendance.write))
-        return item
-
-    def _line_up(self, head: Item) -> None:
-        """Take the next of its group too, where the task says that they may be run one after the other here."""
-        for claim in self._intake.behind(self.worker_id, head.claim):
-            head.behind = head = self._receive(claim)
-
-    def _run_alone(self) -> None:
-        """Start a job that has seen workers die, once everything else here has ended: nobody shall die with it."""
-        if self._alone and len(self.items) == len(self._alone):
-            self._solo = self._alone.pop()
-            self.slots.start([self._solo])
+    def _settled(self, lease: Lease, accepted: bool) -> None:
+        self._stock.settled(lease, accepted)
 
     def _nothing_to_do(self) -> None:
         self._pace.idle()
@@ -295,17 +266,13 @@ class Worker:
             self._hand_back("it waited for a slot")
 
     def _hand_back(self, why: str) -> None:
-        self._return(self._take_unstarted(), why)
+        self._return(self._stock.take_unstarted(), why)
 
     def _return(self, items: Sequence[Item], why: str) -> None:
         now = time.monotonic()
         for item in items:
             item.outcome, item.ended = HandedBack(why=why), now
             self.slots.done.append(item)
-
-    def _take_unstarted(self) -> list[Item]:
-        waiting, self._alone = [*self.slots.take_back(), *self._alone], []
-        return waiting
 
     # --- trouble --------------------------------------------------------------------------------------------------------
 
@@ -324,8 +291,8 @@ class Worker:
         """Others think that we are dead, or soon will."""
         self._leave_if_busy()
         # Nothing runs: what waited here is for others, and this process begins a new life under a new id.
-        for item in self._take_unstarted():
-            self._settled(item.claim.lease)
+        for item in self._stock.take_unstarted():
+            self._stock.settled(item.claim.lease, False)
         self._lease.abandon()
         self._register()
         self._lost = False
@@ -358,6 +325,11 @@ class Worker:
                 break
             if self.items:
                 self._inbox.wait(GLANCE)
+        while self.slots.hooking and not self._now and time.monotonic() < deadline:
+            self.slots.leave_hooks_behind(time.monotonic())
+            if all(item.left_behind for item in list(self.slots.hooking)):
+                break
+            self._inbox.wait(GLANCE)
         abandoned = bool(self.slots.running)
         self._say_goodbye()
         if abandoned:
@@ -381,7 +353,7 @@ class Worker:
         return not self._now
 
     def _say_goodbye(self) -> None:
-        self._attendance.flush()
+        self._attendance.close()
         # If the database is away, the silence of our heart says the same.
         with contextlib.suppress(StoreError):
             self._lease.give_up()
@@ -398,3 +370,7 @@ class Worker:
     def _mark(self, item: Item) -> bool:
         item.marked = self.store.mark_started(item.claim.lease)
         return item.marked
+
+    def _record(self, item: Item, outcome: Outcome) -> None:
+        with contextlib.suppress(StoreError):  # then a hook that ends the process makes it a crash, which is no loss either
+            item.recorded = self.store.record(item.claim.lease, self._finisher.decide(item, outcome))

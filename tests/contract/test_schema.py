@@ -27,9 +27,10 @@ from alembic.script import ScriptDirectory
 from dray.errors import ConfigurationError, SchemaError, StoreError, StoreUnavailable
 from dray.job import Flag, Reason, State
 from dray.store import schema
+from dray.store.codes import REASON, STATE
 from dray.store.connect import Database
 from dray.store.migrations import alone, run
-from dray.store.tables import REASON, STATE, Tables
+from dray.store.tables import Tables
 from tests.servers import Database as Place
 
 Way = Callable[[Database, Tables], object]

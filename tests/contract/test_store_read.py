@@ -12,8 +12,8 @@ from sqlalchemy import Connection, text
 from dray.job import Done, Failed, Flag, HandedBack, JobRow, Reason, State
 from dray.report import Report
 from dray.store import control, listing, output, prune, read
+from dray.store.codes import STATE
 from dray.store.filters import Filter
-from dray.store.tables import STATE
 from tests.contract.bench import START, Bench
 from tests.servers import Database
 

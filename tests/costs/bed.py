@@ -10,8 +10,8 @@ from sqlalchemy import Connection
 from dray.job import Claim, Done, Finish, NewJob, Outcome, Reason, State, name_hash
 from dray.lifecycle import Retry, decide
 from dray.store.base import Pickup
+from dray.store.codes import REASON, STATE
 from dray.store.sql import SqlStore
-from dray.store.tables import REASON, STATE
 from tests.costs.counters import Meter
 
 # A table `s` of the numbers `n` from 1.

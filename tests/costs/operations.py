@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from dray.job import Claim, Failed, Flag, HandedBack, NewJob, Parked, Reason, State, name_hash
-from dray.store.tables import REASON
+from dray.store.codes import REASON
 from tests.costs.bed import Bed
 
 MANY = 100  # jobs in one batch

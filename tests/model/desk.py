@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
 from dray.job import Reason, State
+from dray.store.codes import EPOCH
 from dray.store.desk import ready_again
 from dray.store.filters import Filter
-from dray.store.tables import EPOCH
 from tests.model.enqueue import KEYS
 from tests.model.model import SECOND, Job
 from tests.model.moves import move

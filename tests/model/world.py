@@ -10,7 +10,7 @@ from sqlalchemy import create_engine, literal_column, select, union_all
 from dray.job import Flag, Lease, name_hash
 from dray.stations import gate_hash
 from dray.store import open_store
-from dray.store.tables import REASON_OF, STATE_OF
+from dray.store.codes import REASON_OF, STATE_OF
 from dray.testing import START, Clock
 from tests.model.model import Job, Model
 from tests.servers import Database

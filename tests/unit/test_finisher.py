@@ -53,7 +53,9 @@ class Desk:
         self.settled: list[Lease] = []
         self.now = 0.0
         store: Any = self.store
-        self.finisher = Finisher(store, Runner(Registry(), Codec()), self.settled.append, clock=lambda: self.now)
+        self.finisher = Finisher(
+            store, Runner(Registry(), Codec()), lambda lease, kept: self.settled.append(lease), clock=lambda: self.now
+        )
 
     def write(self, *ids: int) -> None:
         pickup: Any = None

@@ -19,13 +19,36 @@ SOURCE = Path(__file__).parents[2] / "src" / "dray"
 # From the ground up; names are relative to `dray`, "" is the package itself.
 FLOORS: list[set[str]] = [
     # 0 words
-    {"errors", "report", "job", "options", "durations", "urls", "tags"},
+    {"errors", "report", "job", "notice", "options", "durations", "urls", "tags"},
     # 1 rules
-    {"lifecycle", "stations", "settings", "kinds", "events", "codec", "payload", "shapes", "calls", "pace"},
+    {
+        "lifecycle",
+        "stations",
+        "settings",
+        "kinds",
+        "events",
+        "codec",
+        "payload",
+        "shapes",
+        "calls",
+        "pace",
+        "meter",
+        "redact",
+        "rollup",
+    },
     # 2 the door
-    {"store.base"},
+    {"store.base", "store.board", "store.codes"},
     # 3 behind the door: what the store stands on, its chapters, and what puts them together
-    {"store.dialects", "store.tables", "store.view", "store.connect", "store.lines", "store.wakeup", "store.filters"}
+    {
+        "store.dialects",
+        "store.tables",
+        "store.rows",
+        "store.view",
+        "store.connect",
+        "store.lines",
+        "store.wakeup",
+        "store.filters",
+    }
     | {"store.schema", "store.migrations", "store.migrations.*"}
     | {
         "store.owed",
@@ -38,7 +61,7 @@ FLOORS: list[set[str]] = [
         "store.unique",
         "store.cover",
     }
-    | {"store.add", "store.lanes", "store.claim", "store.finish"}
+    | {"store.add", "store.lanes", "store.claim", "store.attempts", "store.notices", "store.rollups", "store.finish"}
     | {"store.settle", "store.sweep", "store.expire", "store.rescue", "store.promote"}
     | {"store.control", "store.controls", "store.workers", "store.waits", "store.listing", "store.read"}
     | {"store.output", "store.prune"}
@@ -46,9 +69,26 @@ FLOORS: list[set[str]] = [
     # 4 the doorkeeper
     {"store"},
     # 5 one run
-    {"task", "runner", "context", "handle", "sender"},
+    {"task", "hooks", "runner", "context", "handle", "sender"},
     # 6 what the engine is made of
-    {"app", "waits", "intake", "finisher", "process", "heartbeat", "lease", "limits", "obedience", "outage", "slots"}
+    {
+        "app",
+        "waits",
+        "intake",
+        "finisher",
+        "process",
+        "heartbeat",
+        "lease",
+        "limits",
+        "obedience",
+        "outage",
+        "slots",
+        "stock",
+        "tally",
+        "mail",
+        "webhook",
+        "notify",
+    }
     | {"why", "admin", "doctor"},
     # 7 the engine
     {"worker", "upkeep", "discover"},
@@ -60,9 +100,18 @@ FLOORS: list[set[str]] = [
 
 # Steps on one floor, one by one. They must not go in a circle.
 NEIGHBOURS: dict[str, set[str]] = {
+    "cli.done": {"cli.words", "cli.output"},
+    "store.rollups": {"store.tables", "store.rows"},
+    "notify": {"app", "webhook", "mail"},
+    "store.rows": {"store.tables"},
+    "store.notices": {"store.tables", "store.rows", "store.controls"},
+    "store.attempts": {"store.tables", "store.rows"},
+    "stock": {"slots", "intake"},
+    "hooks": {"context"},
     "report": {"errors"},
+    "store.base": {"store.board"},
     "sender": {"handle", "task"},
-    "finisher": {"slots"},
+    "finisher": {"tally", "slots"},
     "obedience": {"slots"},
     "job": {"errors", "report"},
     "options": {"errors", "job"},
@@ -82,7 +131,7 @@ NEIGHBOURS: dict[str, set[str]] = {
     "store.migrations.steps": {"store.tables"},
     "store.migrations.versions.*": {"store.migrations.steps"},
     "store.owed": {"store.tables"},
-    "store.ends": {"store.owed", "store.places", "store.tables"},
+    "store.ends": {"store.notices", "store.owed", "store.places", "store.tables"},
     "store.edges": {"store.ends", "store.owed", "store.places", "store.tables"},
     "store.unique": {"store.tables"},
     "store.cover": {"store.ends", "store.places", "store.tables"},
@@ -93,7 +142,7 @@ NEIGHBOURS: dict[str, set[str]] = {
     "store.add": {"store.unique", "store.edges", "store.owed", "store.tables"},
     "store.lanes": {"store.tables"},
     "store.claim": {"store.tables", "store.lanes"},
-    "store.finish": {"store.owed", "store.tables"},
+    "store.finish": {"store.rows", "store.notices", "store.attempts", "store.owed", "store.tables"},
     "store.settle": {"store.connect", "store.owed", "store.places", "store.tables", "store.wakeup"}
     | {"store.cover", "store.edges", "store.gates", "store.limits"},
     "store.expire": {"store.ends", "store.owed", "store.tables"},
@@ -107,14 +156,14 @@ NEIGHBOURS: dict[str, set[str]] = {
     "store.listing": {"store.tables", "store.filters"},
     "store.read": {"store.tables", "store.lanes", "store.listing", "store.filters"},
     "store.prune": {"store.control", "store.tables", "store.workers"},
-    "store.rescue": {"store.owed", "store.tables", "store.claim", "store.finish", "store.workers"},
+    "store.rescue": {"store.attempts", "store.owed", "store.tables", "store.claim", "store.finish", "store.workers"},
     "store.caller": {"store.owed", "store.settle", "store.wakeup"},
     "store.roster": {"store.connect", "store.tables", "store.wakeup", "store.workers"},
-    "store.desk": {"store.connect", "store.settle", "store.tables", "store.wakeup"}
+    "store.desk": {"store.rollups", "store.notices", "store.connect", "store.settle", "store.tables", "store.wakeup"}
     | {"store.control", "store.controls", "store.edges", "store.gates", "store.output", "store.prune", "store.read"}
     | {"store.unique", "store.waits"},
     "store.vitals": {"store.connect", "store.tables"},
-    "store.sql": {"store.dialects", "store.tables", "store.connect", "store.wakeup", "store.schema"}
+    "store.sql": {"store.attempts", "store.dialects", "store.tables", "store.connect", "store.wakeup", "store.schema"}
     | {"store.add", "store.claim", "store.finish", "store.settle", "store.rescue", "store.promote"}
     | {
         "store.cover",
@@ -127,8 +176,8 @@ NEIGHBOURS: dict[str, set[str]] = {
         "store.desk",
         "store.caller",
     },
-    "task": {"context"},
-    "runner": {"context", "task"},
+    "task": {"hooks", "context"},
+    "runner": {"hooks", "context", "task"},
     "lease": {"heartbeat"},
     "worker": {"upkeep"},
     "app": {"waits"},
@@ -143,7 +192,7 @@ NEIGHBOURS: dict[str, set[str]] = {
     "cli.waiting": {"cli.options", "cli.words", "cli.facts", "cli.opening", "cli.output"},
     "cli.queues": {"cli.options", "cli.words", "cli.facts", "cli.opening", "cli.output"},
     "cli.bulk": {"cli.words", "cli.facts", "cli.opening", "cli.output"},
-    "cli.stats": {"cli.options", "cli.words", "cli.facts", "cli.opening", "cli.output"},
+    "cli.stats": {"cli.done", "cli.options", "cli.words", "cli.facts", "cli.opening", "cli.output"},
     "cli.ops": {"cli.options", "cli.words", "cli.facts", "cli.opening", "cli.output"},
     "cli.demo": {"cli.options", "demo.run"},
     "cli.detail": {"cli.words", "cli.output"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 import click
@@ -12,12 +12,15 @@ from dray.admin import Details
 from dray.calls import call_text
 from dray.cli.output import GLYPHS, STYLES, on_terminal
 from dray.cli.words import about, clean, one_line, when
+from dray.durations import show_size
 from dray.job import Flag, JobRow, State
 from dray.report import Kind, Report
 from dray.store.output import OutputLine
 from dray.store.read import AttemptRow
 
 KIND_STYLES = {Kind.INFO: "cyan", Kind.SUCCESS: "green", Kind.WARNING: "yellow", Kind.ERROR: "red"}
+
+SHOWN = 20  # ids in a line
 
 
 def detail_lines(details: Details) -> Iterator[str]:
@@ -29,6 +32,9 @@ def detail_lines(details: Details) -> Iterator[str]:
     if row.error:
         yield from _section("error")
         yield from _indented(row.error)
+    if row.metadata is not None:
+        yield from _section("metadata")
+        yield from _indented(row.metadata)
     if row.result is not None:
         yield from _section("result")
         yield from _indented(row.result)
@@ -58,6 +64,8 @@ def _facts(details: Details, now: datetime | None) -> Iterator[str]:
         ("priority", str(row.priority)),
         ("attempt", ", ".join([attempt, *counted])),
         ("waits for", None if row.reason is None else str(row.reason)),
+        ("group", row.group),
+        ("limit", row.limit),
         ("key", row.key),
         ("owner", row.owner),
         ("labels", "  ".join(f"{name}={value}" for name, value in details.labels.items()) or None),
@@ -65,7 +73,11 @@ def _facts(details: Details, now: datetime | None) -> Iterator[str]:
         ("due", _due(row, now)),
         ("started", None if row.started_at is None else when(row.started_at, now=now)),
         ("finished", _finished(row, now)),
-        ("worker", None if row.worker_id is None else str(row.worker_id)),
+        ("worker", _worker(row)),
+        ("used", _used(row)),
+        ("parent", None if row.parent_id is None else str(row.parent_id)),
+        ("children", _ids(details.children)),
+        ("covered by", None if row.covered_by is None else str(row.covered_by)),
         ("asked for", _asked(row)),
         ("note", row.note),
     ]
@@ -83,6 +95,26 @@ def _finished(row: JobRow, now: datetime | None) -> str | None:
         return None
     ran = "" if row.run_seconds is None else f", ran for {about(row.run_seconds)}"
     return when(row.finished_at, now=now) + ran
+
+
+def _worker(row: JobRow) -> str | None:
+    if row.worker_id is None:
+        return None
+    return str(row.worker_id) if row.pid is None else f"{row.worker_id}, process {row.pid}"
+
+
+def _used(row: JobRow) -> str | None:
+    """What its last run cost. Memory is that of the whole process."""
+    if row.memory_before is None or row.memory_after is None:
+        return None
+    cpu = "" if row.cpu_seconds is None else f"{row.cpu_seconds:.3f}s of processor, "
+    peak = "" if row.peak_after is None else f", at most {show_size(row.peak_after)}"
+    return f"{cpu}memory {show_size(row.memory_before)} before, {show_size(row.memory_after)} after{peak}"
+
+
+def _ids(ids: Sequence[int]) -> str | None:
+    shown = ", ".join(map(str, ids[:SHOWN]))
+    return f"{shown} and {len(ids) - SHOWN} more" if len(ids) > SHOWN else shown or None
 
 
 def _asked(row: JobRow) -> str | None:

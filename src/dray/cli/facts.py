@@ -20,9 +20,10 @@ _FIELDS = (
     *("id", "state", "reason", "queue", "task", "priority", "attempt", "max_attempts", "crashes", "snoozes"),
     *("group", "limit", "parent_id", "covered_by", "expires_at"),
     *("key", "owner", "worker_id", "created_at", "run_at", "ready_at", "claimed_at", "started_at", "finished_at"),
-    *("args", "result", "report", "error", "note"),
+    *("pid", "cpu_seconds", "memory_before", "memory_after", "peak_before", "peak_after"),
+    *("args", "result", "report", "error", "note", "metadata"),
 )
-_STORED = ("args", "result")  # JSON already: shown as such, or as text when it is damaged
+_STORED = ("args", "result", "metadata")  # JSON already: shown as such, or as text when it is damaged
 
 
 def job_facts(row: JobRow) -> dict[str, Any]:

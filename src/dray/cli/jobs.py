@@ -137,6 +137,7 @@ def show(job_id: int, lines: int) -> None:
         return
     rest = {
         "labels": dict(details.labels),
+        "children": list(details.children),
         "attempts": [msgspec.to_builtins(one) for one in details.attempts],
         "log": [msgspec.to_builtins(one) for one in details.output],
     }

@@ -11,9 +11,10 @@ import click
 import msgspec
 
 from dray.admin import Stats
+from dray.cli.done import done_facts, print_done
 from dray.cli.facts import print_json
 from dray.cli.opening import open_admin, wants_json
-from dray.cli.options import option, verb
+from dray.cli.options import duration, option, verb
 from dray.cli.output import Cell, Column, note, on_terminal, print_table
 from dray.cli.words import about, count, one_line
 from dray.doctor import serves
@@ -79,6 +80,7 @@ class Rule:
 @verb(
     "stats",
     "dray stats",
+    "dray stats --since 1h                       what was done, by task",
     "watch -n 2 dray stats",
     "dray stats --fail-if 'failed>10' --fail-if 'oldest>5m' --fail-if 'workers<1'",
 )
@@ -89,8 +91,12 @@ class Rule:
     metavar="CONDITION",
     help="Exit with 1 if this holds, such as 'failed>10'; may be given more than once.",
 )
-def stats(rules: tuple[str, ...]) -> int:
+@option("--since", type=duration, metavar="TIME", help="Also what was done in this time, such as 1h or 7d, by task.")
+def stats(rules: tuple[str, ...], since: float | None) -> int:
     """Show how things are: queues, workers, and how many jobs are in each state.
+
+    --since adds what was done: runs, how many failed, how long they waited and ran, processor and memory. It comes from
+    numbers that the workers write every few seconds and that are kept for months, so it costs the same whatever was pruned.
 
     \b
     --fail-if makes it a check for monitoring. It knows
@@ -102,10 +108,13 @@ def stats(rules: tuple[str, ...]) -> int:
     conditions = [Rule.parse(rule) for rule in rules]
     most = max([rule.bound for rule in conditions if rule.name not in _TIMES], default=0)
     found = open_admin().stats(cap=max(CAP, int(most) + 1))
+    done = None if since is None else open_admin().done(since)
     if wants_json():
-        print_json(_facts(found))
+        print_json(_facts(found) if done is None else {**_facts(found), "since": since, "done": list(done_facts(done))})
     else:
         _print(found)
+        if done is not None:
+            print_done(done)
     broken = [text for rule in conditions if (text := rule.broken(found)) is not None]
     for text in broken:
         note(f"dray: {text}")

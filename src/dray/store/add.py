@@ -12,8 +12,9 @@ from sqlalchemy import Connection, insert, select
 from dray.job import Added, Flag, NewJob, State, name_hash
 from dray.stations import GROUP, LIMIT, enter, gate_hash
 from dray.store import edges, unique
+from dray.store.codes import REASON, STATE, STATE_OF
 from dray.store.owed import Owed
-from dray.store.tables import REASON, STATE, STATE_OF, Tables
+from dray.store.tables import Tables
 
 CHUNK = 1000  # jobs in one statement
 CHUNK_BYTES = 4_000_000  # MariaDB takes packets of 16 MB unless told otherwise

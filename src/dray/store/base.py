@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
-from dray.job import Added, Claim, Finish, Flag, JobRow, Lease, NewJob, Ready, State
+from dray.job import Added, Change, Claim, Finish, Flag, JobRow, Lease, NewJob, Ready, State
+from dray.store.board import NoticeBoard
 
 
 class Finished(NamedTuple):
@@ -126,6 +127,11 @@ class EngineStore(Protocol):
         """Write down that user code was reached `ago` seconds ago. False when the lease is lost: then it must not be."""
         ...
 
+    def record(self, lease: Lease, change: Change) -> bool:
+        """Put on record what a failed run is going to become, before a hook is called that may take the process down: rescue
+        then does as it says, and the end of the run, if it is written after all, takes its place. False: the lease is lost."""
+        ...
+
     def promote(self, limit: int = 1000) -> Promoted:
         """Make due jobs ready, the longest due first, and held ones blocked; each once, however many do it at once."""
         ...
@@ -135,7 +141,7 @@ class EngineStore(Protocol):
         ...
 
 
-class Desk(Protocol):
+class Desk(NoticeBoard, Protocol):
     """What operators see and do. A move never changes an end, but for `retry`; it is told for each id, in the order asked."""
 
     def cancel(self, ids: Sequence[int], note: str = "cancelled") -> Sequence[Moved]:

@@ -16,7 +16,7 @@ from dray.job import Claim, Lease, name_hash
 from dray.store.lanes import SKIP_SCAN, Lane, lanes_of
 from dray.store.tables import Tables
 
-# A claim is made of these columns, in this order; `ready_at` behind them is for the order of starts and the floors.
+# A claim is made of these columns, in this order.
 CLAIM_COLUMNS = [
     "id",
     "fence",
@@ -40,8 +40,9 @@ CLAIM_COLUMNS = [
     "parent_id",
     "expires_at",
     "threshold",
+    "ready_at",
 ]
-_COLUMNS = [*CLAIM_COLUMNS, "ready_at", "queue_hash"]
+_COLUMNS = [*CLAIM_COLUMNS, "queue_hash"]
 _RETURNED = ", ".join(f"j.{column}" for column in _COLUMNS)
 # By position: by name it takes several times as long, and there are hundreds of rows.
 _SOONEST = itemgetter(*map(_COLUMNS.index, ("priority", "ready_at", "id")))

@@ -19,10 +19,7 @@ from sqlalchemy import (
 from dray.job import Flag, Lease, Reason, State, name_hash
 from dray.stations import Held, Place, enter
 from dray.store import unique
-from dray.store.ends import carry, ended
-from dray.store.owed import Owed
-from dray.store.places import Placed, Traveller, arrived, columns_of, send_on
-from dray.store.tables import (
+from dray.store.codes import (
     BLOCKED,
     CANCELLED,
     FAILED,
@@ -33,9 +30,12 @@ from dray.store.tables import (
     SCHEDULED,
     STATE_OF,
     SUCCEEDED,
-    Tables,
     document,
 )
+from dray.store.ends import carry, ended
+from dray.store.owed import Owed
+from dray.store.places import Placed, Traveller, arrived, columns_of, send_on
+from dray.store.tables import Tables
 
 CHUNK = 1000  # jobs locked and written by one round of statements
 LOOKS = 10  # how often we look for a job that moves from table to table each time we do

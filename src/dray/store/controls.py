@@ -13,10 +13,11 @@ from datetime import datetime
 from sqlalchemy import Connection, and_, delete, insert, or_, select, update
 
 from dray.job import name_hash
-from dray.store.tables import Tables, instant
+from dray.store.codes import instant
+from dray.store.tables import Tables
 from dray.store.workers import ALIVE
 
-GENERATION, QUEUE = 0, 1  # kinds of rows
+GENERATION, QUEUE, TICK = range(3)  # kinds of rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,9 +84,20 @@ def _next(connection: Connection, tables: Tables) -> int:
     mine = and_(table.c.kind == GENERATION, table.c.name_hash == 0)
     risen = update(table).where(mine).values(generation=table.c.generation + 1, changed_at=tables.now())
     if connection.execute(risen).rowcount == 0:
-        first = {"kind": GENERATION, "name_hash": 0, "name": "", "changed_at": tables.now(), "generation": 1}
-        connection.execute(insert(table).values(**first))
+        make_row(connection, tables, GENERATION, "")
+        connection.execute(risen)
     return int(connection.execute(select(table.c.generation).where(mine)).scalar_one())
+
+
+def make_row(connection: Connection, tables: Tables, kind: int, name: str, until: int | None = None) -> None:
+    """Make a row of the controls, unless somebody else has just made it."""
+    words, otherwise = tables.dialect.insert_new
+    statement = (
+        f"{words} {{controls}} (kind, name_hash, name, until_at, changed_at, generation)"
+        f" VALUES (:kind, :hash, :name, :until, {{now}}, 0){otherwise}"
+    )
+    values = {"kind": kind, "hash": 0 if kind == GENERATION else name_hash(name), "name": name, "until": until}
+    connection.execute(tables.text(statement), values)
 
 
 def obey(connection: Connection, tables: Tables, worker_id: int, generation: int) -> None:

@@ -13,9 +13,10 @@ from sqlalchemy import Connection, and_, select, update
 
 from dray.job import Claim, Reason, name_hash
 from dray.stations import Held
+from dray.store.codes import BLOCKED, REASON, SUCCEEDED, document
 from dray.store.ends import end_waiting
 from dray.store.places import COLUMNS, Placed, Traveller, send_on
-from dray.store.tables import BLOCKED, REASON, SUCCEEDED, Tables, document
+from dray.store.tables import Tables
 
 COVERED = REASON[Reason.COVERED]
 # The covered ones of a coverer that has ended, by its group and their mark in the index of that.

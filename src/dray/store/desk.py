@@ -9,15 +9,19 @@ from typing import TypeVar
 from sqlalchemy import Connection, select
 
 from dray.job import Flag, JobRow, Lease, Ready, State, name_hash
+from dray.rollup import Numbers
 from dray.stations import GROUP, gate_hash
-from dray.store import control, controls, edges, gates, output, prune, read, unique, waits
+from dray.store import control, controls, edges, gates, notices, output, prune, read, rollups, unique, waits
+from dray.store.board import Rollup
+from dray.store.codes import EPOCH, STATE, instant
 from dray.store.connect import Database
 from dray.store.control import Moved, Moves
 from dray.store.controls import Controls
+from dray.store.notices import Taken
 from dray.store.output import Line, OutputLine
 from dray.store.read import AttemptRow, Filter, QueueCount
 from dray.store.settle import Settler
-from dray.store.tables import EPOCH, STATE, Tables, instant
+from dray.store.tables import Tables
 from dray.store.waits import Line as GroupLine
 from dray.store.waits import Need, Shares
 from dray.store.wakeup import Bell
@@ -105,6 +109,50 @@ class Desk:
     def requested(self, worker_id: int) -> list[tuple[Lease, Flag]]:
         """Jobs this worker runs that somebody wants cancelled or held."""
         return self._look(lambda connection: control.requested(connection, self._tables, worker_id))
+
+    # --- notices --------------------------------------------------------------------------------------------------------
+
+    def notices_waiting(self, gathered: float) -> bool:
+        """Whether anything waits to be told for `gathered` seconds already."""
+        return self._look(lambda connection: notices.waiting(connection, self._tables, gathered))
+
+    def take_notices(self, gathered: float, seconds: float) -> list[Taken]:
+        """Take what waits to be told, for so many seconds; failures alike are one notice."""
+        return self._database.transact(lambda connection: notices.take(connection, self._tables, gathered, seconds))
+
+    def notice_told(self, taken: Taken, channels: Sequence[str], seconds: float) -> bool:
+        """Write down to which channels it has gone by now; False: it is not ours any more."""
+        return self._look(lambda connection: notices.told(connection, self._tables, taken, channels, seconds))
+
+    def notice_later(self, taken: Taken, seconds: float) -> None:
+        """Give it back, to be told to the other channels after so many seconds."""
+        self._look(lambda connection: notices.later(connection, self._tables, taken, seconds))
+
+    def notice_done(self, taken: Taken) -> None:
+        """Every channel has it: it is gone."""
+        self._look(lambda connection: notices.done(connection, self._tables, taken))
+
+    def digest_if_due(self, following: Callable[[int], int]) -> bool:
+        """Leave a notice of all that failed since the last time, if its time has come; once, however many ask."""
+        return self._database.transact(lambda connection: notices.digest_if_due(connection, self._tables, following))
+
+    # --- numbers --------------------------------------------------------------------------------------------------------
+
+    def write_rollups(self, rows: Sequence[Rollup]) -> None:
+        """Write what a worker counted, in place of what it wrote of the same minutes before."""
+        self._database.transact(lambda connection: rollups.write(connection, self._tables, rows))
+
+    def totals(self, seconds: float) -> dict[tuple[str, str], Numbers]:
+        """What was done in the last so many seconds, by task and queue."""
+        return self._look(lambda connection: rollups.totals(connection, self._tables, seconds))
+
+    def merge_rollups(self, older_than: float) -> int:
+        """Make an hour of the oldest minutes that are so old; gives how many rows went: 0 when there are none."""
+        return self._database.transact(lambda connection: rollups.merge(connection, self._tables, older_than))
+
+    def forget_rollups(self, older_than: float) -> int:
+        """Delete the hours that are so old; gives how many rows went."""
+        return self._look(lambda connection: rollups.forget(connection, self._tables, older_than))
 
     # --- reads ----------------------------------------------------------------------------------------------------------
 

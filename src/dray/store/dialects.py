@@ -44,6 +44,17 @@ class Dialect:
         """Whether one statement can find rows that nobody else is at, change them and give them back."""
         return self.skip_locked and self.returning
 
+    @property
+    def insert_new(self) -> tuple[str, str]:
+        """How an INSERT begins and ends that leaves out rows which are there already."""
+        match self.name:
+            case "postgresql":
+                return "INSERT INTO", " ON CONFLICT DO NOTHING"
+            case "mysql":
+                return "INSERT IGNORE INTO", ""
+            case _:
+                return "INSERT OR IGNORE INTO", ""
+
     def lock(self, query: Select[Any]) -> Select[Any]:
         """Lock the rows a query finds, passing over those others have; one writer at a time needs no lock."""
         return query.with_for_update(skip_locked=True, key_share=self.name == "postgresql") if self.skip_locked else query

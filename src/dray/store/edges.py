@@ -16,10 +16,11 @@ from sqlalchemy import Connection, and_, select, update
 
 from dray.errors import LeaseLost, UnknownJob
 from dray.job import Flag, Lease, NewJob, Reason
+from dray.store.codes import BLOCKED, CANCELLED, FAILED, REASON, RUNNING, SCHEDULED, SUCCEEDED, document
 from dray.store.ends import end_waiting
 from dray.store.owed import Owed
 from dray.store.places import COLUMNS, Placed, Traveller, send_on
-from dray.store.tables import BLOCKED, CANCELLED, FAILED, REASON, RUNNING, SCHEDULED, SUCCEEDED, Tables, document
+from dray.store.tables import Tables
 
 ALL_SUCCEEDED, ALL_DONE, OR_CANCEL, WAIVED, SPAWNED = range(5)  # policies of an edge
 PARENTS, CHILDREN = REASON[Reason.PARENTS], REASON[Reason.CHILDREN]

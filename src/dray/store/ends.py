@@ -8,9 +8,11 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Table, insert, literal, literal_column, null, select
 
+from dray.store.codes import BLOCKED, FAILED, document
+from dray.store.notices import give_ended
 from dray.store.owed import Owed
 from dray.store.places import Placed
-from dray.store.tables import BLOCKED, Tables, document
+from dray.store.tables import Tables
 
 
 def end_waiting(connection: Connection, tables: Tables, ends: Mapping[int, tuple[int, str | None]], reason: int) -> Placed:
@@ -21,6 +23,7 @@ def end_waiting(connection: Connection, tables: Tables, ends: Mapping[int, tuple
     for (state, note), ids in alike.items():
         said = {} if note is None else {"note": note}
         carry(connection, tables, tables.jobs, tables.history, ids, (BLOCKED,), ended(tables, state) | said)
+    give_ended(connection, tables, [id for id, (state, _) in ends.items() if state == FAILED])
     return Placed(owed=Owed(ended=set(ends)))
 
 

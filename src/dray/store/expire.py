@@ -7,9 +7,10 @@ from typing import NamedTuple
 from sqlalchemy import ColumnElement, Connection, or_, select, update
 
 from dray.job import Flag
+from dray.store.codes import BLOCKED, CANCELLED, READY, RETRYING, RUNNING, SCHEDULED
 from dray.store.ends import carry, ended
 from dray.store.owed import Owed
-from dray.store.tables import BLOCKED, CANCELLED, READY, RETRYING, RUNNING, SCHEDULED, Tables
+from dray.store.tables import Tables
 
 WAITING = (READY, SCHEDULED, RETRYING, BLOCKED)
 NOTE = "expired: it had not been started in time"

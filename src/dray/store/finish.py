@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy import Connection, insert
 
-from dray.codec import sanitize
-from dray.job import Change, Finish, Flag, Lease, Ready, Reason, State
+from dray.job import Change, Finish, Flag, Lease, Ready, Reason, State, Usage
 from dray.lifecycle import heed
+from dray.store.attempts import done_before, keep_attempts
+from dray.store.codes import REASON, STATE
+from dray.store.notices import give
 from dray.store.owed import Owed
-from dray.store.tables import REASON, STATE, Tables
+from dray.store.rows import documents, storable, with_rows
+from dray.store.tables import Tables
 
-CHUNK_BYTES = 4_000_000  # in one statement: MariaDB takes packets of 16 MB unless told otherwise
-
+# What the last run cost, and what the hooks said of it; nothing, where there was none.
+USAGE_FIELDS = dict.fromkeys(("pd", "cp", "m0", "m1", "k0", "k1"), "int") | {"md": "text"}
+_USAGE = {
+    "pid": "d.pd",
+    "cpu_us": "d.cp",
+    "memory_before": "d.m0",
+    "memory_after": "d.m1",
+    "peak_before": "d.k0",
+    "peak_after": "d.k1",
+}
 _FIELDS = {
     "i": "int",
     "f": "int",
@@ -28,6 +39,8 @@ _FIELDS = {
     "p": "text",
     "e": "text",
     "n": "text",
+    "fl": "int",  # flags that are added
+    **USAGE_FIELDS,
 }
 # Still running, but not by the index of running jobs: that one is short only as long as nobody keeps an old snapshot open.
 _RUNS = "j.state + 0 = 1"
@@ -46,6 +59,9 @@ _ENDED = {
     "report": "d.p",
     "error": "d.e",
     "note": "d.n",
+    "flags": "j.flags | COALESCE(d.fl, 0)",
+    "metadata": "COALESCE(d.md, j.metadata)",
+    **{name: f"CASE WHEN d.pd IS NULL THEN j.{name} ELSE {new} END" for name, new in _USAGE.items()},
 }
 
 
@@ -78,10 +94,11 @@ def finish(connection: Connection, tables: Tables, finishes: Sequence[Finish], *
         ]
     if ending:
         accepted |= _end(connection, tables, ending)
-    _keep_attempts(connection, tables, (*staying, *ending), accepted)
+    keep_attempts(connection, tables, (*staying, *ending), accepted)
+    give(connection, tables, (*staying, *ending), accepted)
     owed = _consequences(connection, tables, (*staying, *ending), accepted)
     if again and len(accepted) < len(finishes):
-        before = _done_before(connection, tables, [one for one in ordered if one.claim.lease not in accepted])
+        before = done_before(connection, tables, [one for one in ordered if one.claim.lease not in accepted])
         owed.ended |= {lease.id for lease in before}  # of their gates that try has left a note
         accepted |= before
     return Written(accepted, ready, owed)
@@ -129,8 +146,8 @@ def _end(connection: Connection, tables: Tables, ending: Sequence[Finish]) -> se
     if tables.dialect.name != "postgresql":
         return _end_in_steps(connection, tables, ending)
     statement = tables.text(_end_statement(tables))
-    documents = _documents(map(_ended_row, ending))
-    return {Lease(row[0], row[1]) for document in documents for row in connection.execute(statement, {"doc": document})}
+    some = documents(map(_ended_row, ending))
+    return {Lease(row[0], row[1]) for document in some for row in connection.execute(statement, {"doc": document})}
 
 
 def _end_in_steps(connection: Connection, tables: Tables, ending: Sequence[Finish]) -> set[Lease]:
@@ -141,7 +158,7 @@ def _end_in_steps(connection: Connection, tables: Tables, ending: Sequence[Finis
         return set()
     copy = tables.text(_copy_statement(tables))
     gone = tables.text(tables.dialect.delete_ids("{jobs}"))
-    for document in _documents(map(_ended_row, mine)):
+    for document in documents(map(_ended_row, mine)):
         connection.execute(copy, {"doc": document})
         connection.execute(gone, {"doc": document})
     return {one.claim.lease for one in mine}
@@ -163,10 +180,21 @@ def _ended_row(one: Finish) -> dict[str, Any]:
     if change.report is not None:
         row["p"] = change.report.to_json()
     if change.error is not None:
-        row["e"] = sanitize(change.error)
+        row["e"] = storable(change.error)
     if change.note is not None:
-        row["n"] = sanitize(change.note)
+        row["n"] = storable(change.note)
+    if change.told:
+        row["fl"] = int(Flag.TOLD)
+    if one.usage is not None:
+        row |= _usage_row(one.usage)
+    if one.metadata is not None:
+        row["md"] = one.metadata
     return row
+
+
+def _usage_row(usage: Usage) -> dict[str, Any]:
+    cpu = None if usage.cpu is None else round(usage.cpu * 1_000_000)
+    return dict(zip(USAGE_FIELDS, (usage.pid, cpu, *usage[2:]), strict=False))
 
 
 def _columns(tables: Tables) -> tuple[str, str]:
@@ -205,10 +233,6 @@ _BY_ID = " AND j.id = ANY(ARRAY(SELECT d.i FROM {rows}))"  # for PostgreSQL, as 
 _LOCK = "SELECT j.id, j.fence, j.flags FROM {rows} JOIN {jobs} j ON j.id = d.i AND j.fence = d.f WHERE " + _RUNS
 
 
-def _with_rows(tables: Tables, template: str, columns: dict[str, str]) -> Any:
-    return tables.text(template.replace("{rows}", tables.dialect.rows(columns)))
-
-
 def _lock(connection: Connection, tables: Tables, leases: Iterable[Lease]) -> dict[Lease, int]:
     """Lock the rows that are still ours, and give the flags they have by now."""
     match tables.dialect.name:
@@ -220,7 +244,7 @@ def _lock(connection: Connection, tables: Tables, leases: Iterable[Lease]) -> di
             by_key = _LOCK.replace(" JOIN ", " STRAIGHT_JOIN ").replace(" ON ", " FORCE INDEX (PRIMARY) ON ")
             statement = by_key + " FOR UPDATE"
     document = msgspec.json.encode([{"i": lease.id, "f": lease.fence} for lease in leases]).decode()
-    rows = connection.execute(_with_rows(tables, statement, {"i": "int", "f": "int"}), {"doc": document}).all()
+    rows = connection.execute(with_rows(tables, statement, {"i": "int", "f": "int"}), {"doc": document}).all()
     return {Lease(row[0], row[1]): row[2] for row in rows}
 
 
@@ -255,6 +279,7 @@ _BACK_FIELDS = {
     "p": "text",
     "e": "text",
     "n": "text",
+    **USAGE_FIELDS,
 }
 _BACK = (
     "SET state = d.s, reason = d.rs, signature = d.sg, worker_id = NULL, started_at = NULL, claimed_at = NULL,"
@@ -264,7 +289,9 @@ _BACK = (
     " limit_held = CASE WHEN d.lh = 1 THEN limit_held ELSE NULL END,"
     " attempt = attempt - d.b, crashes = CASE WHEN crashes < 32767 THEN crashes + d.c ELSE crashes END,"
     " snoozes = CASE WHEN snoozes < 2147483647 THEN snoozes + d.z ELSE snoozes END, flags = (flags & d.keep) | d.fl,"
-    " result = COALESCE(d.r, result), report = COALESCE(d.p, report), error = COALESCE(d.e, error), note = d.n"
+    " result = COALESCE(d.r, result), report = COALESCE(d.p, report), error = COALESCE(d.e, error), note = d.n,"
+    " metadata = COALESCE(d.md, metadata), "
+    + ", ".join(f"{name} = CASE WHEN d.pd IS NULL THEN {name} ELSE {new} END" for name, new in _USAGE.items())
 )
 _PUT_BACK = f"UPDATE {{jobs}} AS j {_BACK} FROM {{rows}} WHERE j.id = d.i AND j.fence = d.f AND {_RUNS}"
 _PUT_BACK_POSTGRESQL = _PUT_BACK + _BY_ID
@@ -275,24 +302,9 @@ _PUT_BACK_MYSQL = (
 
 def _put_back(connection: Connection, tables: Tables, staying: Sequence[Finish]) -> None:
     template = {"sqlite": _PUT_BACK, "postgresql": _PUT_BACK_POSTGRESQL}.get(tables.dialect.name, _PUT_BACK_MYSQL)
-    statement = _with_rows(tables, template, _BACK_FIELDS)
-    for document in _documents(_put_back_row(one) for one in staying):
+    statement = with_rows(tables, template, _BACK_FIELDS)
+    for document in documents(_put_back_row(one) for one in staying):
         connection.execute(statement, {"doc": document})
-
-
-def _documents(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
-    """The rows as JSON arrays, none of which is more than a server takes at once."""
-    chunk: list[str] = []
-    size = 0
-    for row in rows:
-        line = msgspec.json.encode(row)
-        if chunk and size + len(line) > CHUNK_BYTES:
-            yield f"[{','.join(chunk)}]"
-            chunk, size = [], 0
-        chunk.append(line.decode())
-        size += len(line)
-    if chunk:
-        yield f"[{','.join(chunk)}]"
 
 
 def _put_back_row(one: Finish) -> dict[str, Any]:
@@ -312,78 +324,17 @@ def _put_back_row(one: Finish) -> dict[str, Any]:
         "lh": 1 if _keeps_limit(change) else 0,
         # Suspicion is over once it has run in sight; handing it back unstarted proves nothing.
         "keep": ~int(Flag.SUSPECT) if one.started else -1,
-        "fl": int(Flag.SUSPECT) if change.suspect else 0,
+        "fl": (int(Flag.SUSPECT) if change.suspect else 0) | (int(Flag.TOLD) if change.told else 0),
         "r": change.result,
         "p": None if change.report is None else change.report.to_json(),
-        "e": _storable(change.error),
-        "n": _storable(change.note),
+        "e": storable(change.error),
+        "n": storable(change.note),
+        "md": one.metadata,
+        **({} if one.usage is None else _usage_row(one.usage)),
     }
 
 
-def _storable(text: str | None) -> str | None:
-    # One character that the database refuses would cost the whole batch, now and at each further try.
-    return None if text is None else sanitize(text)
-
-
-# --- side rows ------------------------------------------------------------------------------------------------------------
-
-
-def _keep_attempts(connection: Connection, tables: Tables, finishes: Sequence[Finish], accepted: set[Lease]) -> None:
-    """Keep what went wrong, attempt by attempt. A run that succeeded has all there is to say on the job itself."""
-    rows = [
-        {
-            "i": one.claim.id,
-            "f": one.claim.fence,
-            "a": one.claim.attempt,
-            "w": one.claim.worker_id,
-            "s": STATE[one.change.state],
-            "ea": round(one.ended_ago * 1_000_000),
-            "ra": round(one.ran * 1_000_000),
-            "e": _storable(one.change.error or one.change.note),
-            "t": _storable(one.change.traceback),
-        }
-        for one in finishes
-        if (one.change.error is not None or one.change.crashed) and one.claim.lease in accepted
-    ]
-    statement = _with_rows(tables, _KEEP_ATTEMPTS, _ATTEMPT_FIELDS)
-    for document in _documents(rows):
-        connection.execute(statement, {"doc": document})
-
-
-_ATTEMPT_FIELDS = dict.fromkeys(("i", "f", "a", "w", "s", "ea", "ra"), "int") | {"e": "text", "t": "text"}
-_KEEP_ATTEMPTS = (
-    "INSERT INTO {attempts} (job_id, fence, attempt, state, worker_id, started_at, finished_at, error, traceback)"
-    " SELECT d.i, d.f, d.a, d.s, d.w, n.now - d.ea - d.ra, n.now - d.ea, d.e, d.t FROM (SELECT {now} AS now) AS n, {rows}"
-)
-
-
-def _done_before(connection: Connection, tables: Tables, finishes: Sequence[Finish]) -> set[Lease]:
-    """Those that an earlier try has written. A job may also have been rescued meanwhile, which leaves the fence as it is."""
-    document = msgspec.json.encode([{"i": one.claim.id, "f": one.claim.fence} for one in finishes]).decode()
-    statement = (
-        "SELECT h.id, h.fence, h.state, h.snoozes FROM {rows} JOIN {history} h ON h.id = d.i AND h.fence = d.f UNION ALL"
-        " SELECT j.id, j.fence, j.state, j.snoozes FROM {rows} JOIN {jobs} j ON j.id = d.i AND j.fence = d.f WHERE j.state <> 1"
-    )
-    rows = connection.execute(_with_rows(tables, statement, {"i": "int", "f": "int"}), {"doc": document}).all()
-    found = {Lease(row[0], row[1]): (row[2], row[3]) for row in rows}
-    statement = "SELECT a.job_id, a.fence, a.error FROM {rows} JOIN {attempts} a ON a.job_id = d.i AND a.fence = d.f"
-    kept = connection.execute(_with_rows(tables, statement, {"i": "int", "f": "int"}), {"doc": document}).all()
-    errors = {Lease(row[0], row[1]): row[2] for row in kept}
-    return {
-        lease for one in finishes if (lease := one.claim.lease) in found and _was_written(one, *found[lease], errors.get(lease))
-    }
-
-
-def _was_written(one: Finish, state: int, snoozes: int, error: str | None) -> bool:
-    """Whether it was this end that changed the job, by the trace which only it leaves."""
-    change = one.change
-    if change.error is not None:
-        return error == _storable(change.error)
-    if change.snoozed:
-        return snoozes > one.claim.snoozes
-    # What was given back unstarted is where a rescue would have put it, too.
-    return state == STATE[change.state] if change.state.ended else True
-
+# --- the start ----------------------------------------------------------------------------------------------------------
 
 _MARK = "UPDATE {jobs} SET started_at = {now} - :ago WHERE id = :i AND fence = :f AND state = 1 AND started_at IS NULL"
 

@@ -15,7 +15,8 @@ from sqlalchemy import Connection, update
 from dray.job import Claim, name_hash
 from dray.stations import Held
 from dray.store.claim import CLAIM_COLUMNS
-from dray.store.tables import BLOCKED, RUNNING, Tables, document
+from dray.store.codes import BLOCKED, RUNNING, document
+from dray.store.tables import Tables
 
 _COLUMNS = ", ".join(f"j.{column}" for column in CLAIM_COLUMNS)
 _GATE = {"sqlite": "", "postgresql": " FOR NO KEY UPDATE", "mysql": " FOR UPDATE"}

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, and_, delete, select
 
 from dray.stations import GROUP, LIMIT, Held, gate_hash
+from dray.store.codes import BLOCKED, document
 from dray.store.owed import Owed
 from dray.store.places import COLUMNS, Placed, Traveller, send_on
-from dray.store.tables import BLOCKED, Tables, document
+from dray.store.tables import Tables
 
 KINDS = {GROUP: 1, LIMIT: 2}
 
@@ -39,11 +40,6 @@ _LOCK = {
     "mysql": ("SELECT {columns} FROM {rows} STRAIGHT_JOIN {gates} g FORCE INDEX (PRIMARY) ON g.gate_hash = d.i FOR UPDATE"),
 }
 _COLUMNS = "g.gate_hash, g.rule, g.spent"
-_MAKE = {
-    "sqlite": ("INSERT OR IGNORE INTO", ""),
-    "postgresql": ("INSERT INTO", " ON CONFLICT DO NOTHING"),
-    "mysql": ("INSERT IGNORE INTO", ""),
-}
 
 
 def lock(connection: Connection, tables: Tables, kind: str, hashes: Iterable[int]) -> list[Gate]:
@@ -66,7 +62,7 @@ def stand_in_order(connection: Connection, tables: Tables, groups: Iterable[str]
     names = {gate_hash(GROUP, name) or 0: name for name in groups}
     gates = tables.gates
     there = set(connection.execute(select(gates.c.gate_hash).where(gates.c.gate_hash.in_(sorted(names)))).scalars())
-    insert, otherwise = _MAKE[tables.dialect.name]
+    insert, otherwise = tables.dialect.insert_new
     statement = f"{insert} {{gates}} (gate_hash, kind, name, made_at) VALUES (:h, {KINDS[GROUP]}, :name, {{now}}){otherwise}"
     for hash in sorted(names.keys() - there):
         connection.execute(tables.text(statement), {"h": hash, "name": names[hash]})
@@ -81,7 +77,7 @@ def _locked(connection: Connection, tables: Tables, hashes: Sequence[int]) -> li
 
 def _make(connection: Connection, tables: Tables, kind: str, hashes: Sequence[int]) -> None:
     """Write the rows of gates, named as the jobs name them that wait there. Of two who do it at once one does."""
-    insert, otherwise = _MAKE[tables.dialect.name]
+    insert, otherwise = tables.dialect.insert_new
     first = (
         f"(SELECT w.id FROM {{jobs}} w WHERE w.{kind}_hash = d.i AND w.{kind}_held = {int(Held.WAITS)}"
         f" ORDER BY w.{_ORDER[kind]}, w.id LIMIT 1)"

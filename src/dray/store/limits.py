@@ -11,10 +11,11 @@ from sqlalchemy import Connection, func, select, update
 from dray.errors import BadOption
 from dray.options import Limit
 from dray.stations import LIMIT, Held
+from dray.store.codes import READY
 from dray.store.gates import Gate, let_out, lock, with_rows
 from dray.store.owed import Owed
 from dray.store.places import Placed
-from dray.store.tables import READY, Tables
+from dray.store.tables import Tables
 
 AT_ONCE = 100  # lines that are looked at with one statement
 MOST = 1000  # that are let through of one line at once

@@ -23,8 +23,9 @@ from sqlalchemy import (
 )
 
 from dray.job import State, name_hash
+from dray.store.codes import EPOCH, REASON, STATE, UNUSUAL, WAITING
 from dray.store.filters import Filter
-from dray.store.tables import EPOCH, REASON, STATE, UNUSUAL, WAITING, Tables
+from dray.store.tables import Tables
 
 FEW = 50_000  # so many rows of one state can still be gathered from an index and sorted
 SOON = 1000  # if more than so many of a queue are ready, it is taken to be met with soon

@@ -11,7 +11,8 @@ import msgspec
 from sqlalchemy import Connection, select
 
 from dray.codec import sanitize
-from dray.store.tables import EPOCH, Tables, instant
+from dray.store.codes import EPOCH, instant
+from dray.store.tables import Tables
 
 CHUNK = 1000  # lines in one statement
 CHUNK_BYTES = 4_000_000  # MariaDB takes packets of 16 MB unless told otherwise

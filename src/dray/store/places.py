@@ -11,8 +11,9 @@ from sqlalchemy import ColumnElement, Connection, TextClause, update
 
 from dray.job import Ready, State
 from dray.stations import Place, enter
+from dray.store.codes import REASON, STATE
 from dray.store.owed import Owed
-from dray.store.tables import REASON, STATE, Tables
+from dray.store.tables import Tables
 
 # What has to be read of a job, under its lock, to know where it goes. `id` first.
 COLUMNS = ("id", "queue", "priority", "flags", "group_hash", "group_held", "limit_hash", "limit_held")

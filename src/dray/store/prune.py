@@ -6,7 +6,8 @@ from sqlalchemy import Connection, Select, func, literal_column, select
 
 from dray.errors import BadOption
 from dray.job import State
-from dray.store.tables import RUNNING, STATE, Tables, document
+from dray.store.codes import RUNNING, STATE, document
+from dray.store.tables import Tables
 from dray.store.workers import ALIVE
 
 BATCH = 1000

@@ -27,14 +27,20 @@ from sqlalchemy import (
 from dray.errors import CodecError
 from dray.job import Flag, JobRow, State, name_hash
 from dray.report import Report
+from dray.store.codes import EPOCH, REASON_OF, RUNNING, STATE, STATE_OF, instant
 from dray.store.filters import Filter as Filter
 from dray.store.lanes import lanes_of
 from dray.store.listing import capped, is_in, newest
-from dray.store.tables import EPOCH, REASON_OF, RUNNING, STATE, STATE_OF, Tables, instant
+from dray.store.tables import Tables
 
 CAP = 10_000  # counting stops above it, so that a page costs the same whatever the backlog
 
-_RENAMED = {"key": "job_key", "group": "group_name", "limit": "limit_name"}  # the words of SQL are no names of columns
+_RENAMED = {
+    "key": "job_key",
+    "group": "group_name",
+    "limit": "limit_name",
+    "cpu_seconds": "cpu_us",
+}  # the words of SQL are no names of columns
 _COLUMNS = {field.name: _RENAMED.get(field.name, field.name) for field in fields(JobRow)}
 _LIVE = tuple(state for state in State if not state.ended)
 
@@ -66,6 +72,7 @@ class AttemptRow:
     finished_at: datetime | None
     error: str | None
     traceback: str | None
+    fingerprint: int | None = None  # the same for what fails in the same place in the same way
 
 
 # --- jobs ---------------------------------------------------------------------------------------------------
@@ -119,7 +126,10 @@ def _job_row(row: Row[Any]) -> JobRow:
             faults.append(str(error))
     for name in ("run_at", "ready_at", "claimed_at", "started_at", "finished_at", "expires_at"):
         values[name] = instant(values[name])
+    for name in ("memory_before", "memory_after", "peak_before", "peak_after"):
+        values[name] = None if values[name] is None else values[name] * 1024
     values |= {
+        "cpu_seconds": None if row.cpu_us is None else row.cpu_us / 1_000_000,
         "state": state,
         "reason": REASON_OF.get(row.reason),
         "flags": Flag(row.flags),
@@ -145,6 +155,7 @@ def attempts(connection: Connection, tables: Tables, id: int) -> list[AttemptRow
             finished_at=instant(row.finished_at),
             error=row.error,
             traceback=row.traceback,
+            fingerprint=row.fingerprint,
         )
         for row in connection.execute(query)
     ]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection
+from msgspec.structs import replace
+from sqlalchemy import Connection, Row
 
-from dray.job import Claim, Died, Finish, Ready, State
-from dray.lifecycle import decide
+from dray.job import Change, Claim, Died, Finish, Lease, Ready, State
+from dray.lifecycle import DEFAULT_RETRY, decide
+from dray.store.attempts import recorded
 from dray.store.claim import CLAIM_COLUMNS
 from dray.store.finish import finish
 from dray.store.owed import Owed
@@ -48,17 +50,27 @@ def rescue(connection: Connection, tables: Tables, limit: int = 500) -> tuple[Re
     that was committed a moment before wins.
     """
     statement = tables.text(_LOST + _LOCK[tables.dialect.name])
-    finishes = []
-    for row in connection.execute(statement, {"n": limit}).all():
-        claim = Claim(*row[: len(CLAIM_COLUMNS)])
-        died = Died(started=row.started_at is not None)
-        ran = 0.0 if row.started_at is None else max(0, row.now - row.started_at) / 1_000_000
-        finishes.append(Finish(claim, decide(claim, died), ran=ran, started=row.started_at is not None))
-    if not finishes:
+    rows = connection.execute(statement, {"n": limit}).all()
+    if not rows:
         return Rescued(0, [], []), Owed()
+    known = recorded(connection, tables, [Lease(row.id, row.fence) for row in rows])
+    finishes = [_freed(row, known) for row in rows]
     done = finish(connection, tables, finishes)
     failed = [one.claim.id for one in finishes if one.change.state is State.FAILED and one.claim.lease in done.accepted]
     return Rescued(len(done.accepted), done.ready, failed), done.owed
+
+
+def _freed(row: Row[Any], known: Mapping[Lease, Change]) -> Finish:
+    """The end of a run whose worker has died. What it had put on record before stands."""
+    claim = Claim(*row[: len(CLAIM_COLUMNS)])
+    started = row.started_at is not None
+    ran = max(0, row.now - row.started_at) / 1_000_000 if started else 0.0
+    change = known.get(claim.lease)
+    if change is None:
+        return Finish(claim, decide(claim, Died(started=started)), ran=ran, started=started)
+    if change.state is State.RETRYING:  # the delay is its task's to say, which nobody here knows
+        change = replace(change, delay=DEFAULT_RETRY.delay(claim.attempt))
+    return Finish(claim, change, ran=ran, recorded=True)
 
 
 _STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # the first also runs while the machine sleeps

@@ -10,9 +10,10 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from dray.errors import BadOption, OutcomeUnknown, SchemaError, StoreError, StoreUnavailable
-from dray.job import Added, Claim, Finish, Lease, NewJob, Ready, State
+from dray.job import Added, Change, Claim, Finish, Lease, NewJob, Ready, State
 from dray.store import schema as schemas
 from dray.store.add import add, is_one_statement
+from dray.store.attempts import record
 from dray.store.base import Exchange, Finished, Pickup
 from dray.store.caller import Announcer, connection_of
 from dray.store.claim import Lanes, claim, claim_anywhere, held
@@ -203,6 +204,10 @@ class SqlStore:
     def mark_started(self, lease: Lease, ago: float = 0.0) -> bool:
         """Write down that user code was reached `ago` seconds ago; False: the lease is lost, and it must not be."""
         return self.database.once(lambda connection: mark_started(connection, self.tables, lease, ago))
+
+    def record(self, lease: Lease, change: Change) -> bool:
+        """Put on record what a failed run is going to become; False: the lease is lost."""
+        return self.database.once(lambda connection: record(connection, self.tables, lease, change))
 
     # Each of these first asks without a lock: mostly there is nothing to do, and then nobody is kept from writing.
 

@@ -1,12 +1,10 @@
-"""The tables, one column for each stored field, and the codes and hashes they are written in."""
+"""The tables, one column for each stored field."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import msgspec
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -29,41 +27,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects.mysql import LONGTEXT
 from sqlalchemy.schema import SchemaItem
 
-from dray.job import NAME_LIMIT, Reason, State
-from dray.stations import Held
+from dray.job import NAME_LIMIT, Reason
+from dray.store.codes import BLOCKED, CANCELLED, FAILED, HOLDS, READY, REASON, RETRYING, RUNNING, SCHEDULED
 from dray.store.dialects import Dialect
-
-# Narrow codes: they stand in every row and every index. The SQL view shows them in words.
-STATE = {
-    State.READY: 0,
-    State.RUNNING: 1,
-    State.SCHEDULED: 2,
-    State.RETRYING: 3,
-    State.BLOCKED: 4,
-    State.SUCCEEDED: 10,
-    State.FAILED: 11,
-    State.CANCELLED: 12,
-}
-STATE_OF = {code: state for state, code in STATE.items()}
-REASON = {
-    Reason.PARENTS: 1,
-    Reason.GROUP: 2,
-    Reason.LIMIT: 3,
-    Reason.HELD: 4,
-    Reason.UNKNOWN_TASK: 5,
-    Reason.CHILDREN: 6,
-    Reason.COVERED: 7,
-}
-REASON_OF = {code: reason for reason, code in REASON.items()}
-
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-READY, RUNNING, SCHEDULED, RETRYING, BLOCKED = 0, 1, 2, 3, 4
-HOLDS = int(Held.HOLDS)
-SUCCEEDED, FAILED, CANCELLED = 10, 11, 12
-# Each with an index of its own, where there are indexes of some rows only.
-WAITING = (State.SCHEDULED, State.RETRYING, State.BLOCKED)
-UNUSUAL = (State.FAILED, State.CANCELLED)
 
 ID = BigInteger().with_variant(Integer, "sqlite")  # SQLite gives out rowids only to a column that is called INTEGER
 LONG = Text().with_variant(LONGTEXT, "mysql", "mariadb")
@@ -78,21 +44,6 @@ MYSQL: dict[str, Any] = {
     "mariadb_collate": "utf8mb4_bin",
     "mariadb_row_format": "DYNAMIC",
 }
-
-
-def instant(microseconds: object) -> datetime | None:
-    """An aware datetime for a stored instant; None where there is none, or none that a calendar knows."""
-    if not isinstance(microseconds, int):
-        return None
-    try:
-        return EPOCH + timedelta(microseconds=microseconds)
-    except OverflowError:
-        return None
-
-
-def document(ids: Iterable[int]) -> str:
-    """Ids as a statement takes them in its parameter `doc`."""
-    return msgspec.json.encode([{"i": id} for id in ids]).decode()
 
 
 def job_columns() -> list[Column[Any]]:
@@ -131,6 +82,13 @@ def job_columns() -> list[Column[Any]]:
         Column("threshold", BigInteger),  # of coalescing in its group
         Column("covered_by", BigInteger),  # the job that does the work of this one, too
         Column("expires_at", BigInteger),
+        # Of the last run; KiB.
+        Column("pid", Integer),
+        Column("cpu_us", BigInteger),
+        Column("memory_before", Integer),
+        Column("memory_after", Integer),
+        Column("peak_before", Integer),
+        Column("peak_after", Integer),
         Column("queue", NAME, nullable=False),
         Column("task", NAME, nullable=False),
         Column("job_key", NAME),  # "key" is a reserved word in MySQL
@@ -143,6 +101,7 @@ def job_columns() -> list[Column[Any]]:
         Column("report", LONG),
         Column("error", LONG),
         Column("note", LONG),
+        Column("metadata", LONG),
     ]
 
 
@@ -172,6 +131,8 @@ class Tables:
             Column("finished_at", BigInteger, nullable=False),
             Column("error", LONG),
             Column("traceback", LONG),
+            Column("fingerprint", BigInteger),
+            Index(f"{prefix}attempts_ended", "finished_at", "job_id"),
         )
         self.labels = self._table(
             "labels",
@@ -231,7 +192,7 @@ class Tables:
             Column("owed", LONG, nullable=False),
             sqlite_autoincrement=True,
         )
-        self.controls = self._table(  # paused queues
+        self.controls = self._table(  # paused queues, and when what is done at certain times is to be done next
             "controls",
             Column("kind", SmallInteger, primary_key=True, autoincrement=False),
             Column("name_hash", BigInteger, primary_key=True, autoincrement=False),
@@ -241,6 +202,37 @@ class Tables:
             Column("changed_at", BigInteger, nullable=False),
             Column("generation", BigInteger, nullable=False),
         )
+        self.notices = self._table(  # what somebody is to be told, until that has been done
+            "notices",
+            Column("id", ID, primary_key=True, autoincrement=True),
+            Column("event", SmallInteger, nullable=False),
+            Column("at", BigInteger, nullable=False),
+            Column("job_id", BigInteger, nullable=False),
+            Column("task", NAME, nullable=False),
+            Column("queue", NAME, nullable=False),
+            Column("attempt", Integer, nullable=False),
+            Column("error", LONG),
+            Column("fingerprint", BigInteger),
+            Column("bundle", BigInteger),  # those that are told together
+            Column("taken_until", BigInteger),  # by then whoever took it has told it, or another may
+            Column("token", BigInteger),  # of who took it
+            Column("tries", Integer, nullable=False),
+            Column("deaths", Integer, nullable=False),
+            Column("told", LONG),  # the channels that it has gone to
+            Index(f"{prefix}notices_at", "at"),
+            sqlite_autoincrement=True,
+        )
+        self.rollups = self._table(  # what was done in a minute or an hour, by the worker that did it
+            "rollups",
+            Column("span", Integer, primary_key=True, autoincrement=False),  # seconds
+            Column("at", BigInteger, primary_key=True, autoincrement=False),  # its beginning
+            Column("worker_id", BigInteger, primary_key=True, autoincrement=False),  # 0: of all workers
+            Column("task_hash", BigInteger, primary_key=True, autoincrement=False),
+            Column("queue_hash", BigInteger, primary_key=True, autoincrement=False),
+            Column("task", NAME, nullable=False),
+            Column("queue", NAME, nullable=False),
+            Column("numbers", LONG, nullable=False),
+        )
         self.workers = self._table(
             "workers",
             Column("id", ID, primary_key=True, autoincrement=True),
@@ -249,6 +241,7 @@ class Tables:
             Column("pid", Integer, nullable=False),
             Column("queues", LONG, nullable=False),
             Column("priorities", String(16)),
+            Column("tasks", LONG),  # those that it takes, or leaves, if not all
             Column("concurrency", Integer, nullable=False),
             Column("started_at", BigInteger, nullable=False),
             Column("beat_at", BigInteger, nullable=False),

@@ -15,7 +15,8 @@ from sqlalchemy import Connection, and_, delete, func, select, update
 
 from dray.errors import Conflict, StoreUnavailable
 from dray.job import NewJob, Reason, UniqueKey
-from dray.store.tables import BLOCKED, READY, REASON, RETRYING, SCHEDULED, Tables
+from dray.store.codes import BLOCKED, READY, REASON, RETRYING, SCHEDULED
+from dray.store.tables import Tables
 
 QUEUED, UNFINISHED, EVER, WINDOW = range(4)  # scopes
 TAKEN = 0  # the job of a key that this transaction has taken, until it has an id

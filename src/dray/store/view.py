@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from dray.job import Flag
-from dray.store.tables import REASON, STATE, Tables
+from dray.store.codes import REASON, STATE
+from dray.store.tables import Tables
 
 NAME = "all_jobs"  # behind the prefix
 
@@ -53,11 +54,15 @@ def _half(tables: Tables, source: str, *, live: bool) -> str:
         "started_at": instant.format("started_at"),
         "finished_at": instant.format("finished_at"),
         "expires_at": instant.format("expires_at"),
+        "pid": "pid",
+        "cpu_seconds": "cpu_us / 1000000.0",
+        **{name: f"{name} * 1024" for name in ("memory_before", "memory_after", "peak_before", "peak_after")},
         "args": "args",
         "result": "result",
         "report": "report",
         "error": "error",
         "note": "note",
+        "metadata": "metadata",
         "live": "TRUE" if live else "FALSE",
     }
     # Every name in quotes: `key` is a reserved word in MySQL, and others may become one.

@@ -10,8 +10,9 @@ from sqlalchemy import Connection, func, select
 
 from dray.job import State
 from dray.stations import GROUP, LIMIT, Held, gate_hash
+from dray.store.codes import READY, STATE_OF, SUCCEEDED, instant
 from dray.store.edges import WAIVED
-from dray.store.tables import READY, STATE_OF, SUCCEEDED, Tables, instant
+from dray.store.tables import Tables
 
 SHOWN = 5  # jobs that are named
 COUNTED = 1000  # counting stops above it

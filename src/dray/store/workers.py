@@ -9,7 +9,8 @@ from enum import StrEnum
 from sqlalchemy import Connection, insert, select, update
 
 from dray.store.base import Beat as Beat
-from dray.store.tables import EPOCH, Tables, instant
+from dray.store.codes import EPOCH, instant
+from dray.store.tables import Tables
 
 ALIVE, DEAD, ENDED = 0, 1, 2
 

@@ -40,7 +40,7 @@ STORAGE_OF_HISTORY = (
 def upgrade(steps: Steps) -> None:
     for table in (
         *(_jobs, _history, _attempts, _labels, _output, _unique_keys, _workers),
-        *(_gates, _halts, _edges, _unsettled, _controls),
+        *(_gates, _halts, _edges, _unsettled, _controls, _notices, _rollups),
     ):
         steps.ensure_table(table(steps))
     steps.ensure_storage("jobs", STORAGE_OF_JOBS)
@@ -83,6 +83,12 @@ def _job_columns() -> list[Column[Any]]:
         Column("threshold", BigInteger),
         Column("covered_by", BigInteger),
         Column("expires_at", BigInteger),
+        Column("pid", Integer),
+        Column("cpu_us", BigInteger),
+        Column("memory_before", Integer),
+        Column("memory_after", Integer),
+        Column("peak_before", Integer),
+        Column("peak_after", Integer),
         Column("queue", NAME, nullable=False),
         Column("task", NAME, nullable=False),
         Column("job_key", NAME),
@@ -95,6 +101,7 @@ def _job_columns() -> list[Column[Any]]:
         Column("report", LONG),
         Column("error", LONG),
         Column("note", LONG),
+        Column("metadata", LONG),
     ]
 
 
@@ -180,6 +187,8 @@ def _attempts(steps: Steps) -> Table:
         Column("finished_at", BigInteger, nullable=False),
         Column("error", LONG),
         Column("traceback", LONG),
+        Column("fingerprint", BigInteger),
+        Index(f"{steps.prefix}attempts_ended", "finished_at", "job_id"),
         **OPTIONS,
     )
 
@@ -230,6 +239,7 @@ def _workers(steps: Steps) -> Table:
         Column("pid", Integer, nullable=False),
         Column("queues", LONG, nullable=False),
         Column("priorities", String(16)),
+        Column("tasks", LONG),
         Column("concurrency", Integer, nullable=False),
         Column("started_at", BigInteger, nullable=False),
         Column("beat_at", BigInteger, nullable=False),
@@ -262,7 +272,9 @@ def _words(steps: Steps, table: str, live: str) -> str:
     columns |= {name: name for name in ("attempt", "max_attempts", "crashes")}
     columns |= {"held": "(flags & 1) <> 0", "cancel_requested": "(flags & 2) <> 0", "worker_id": "worker_id"}
     columns |= {name: INSTANT[steps.family].format(name) for name in INSTANTS}
-    columns |= {name: name for name in ("args", "result", "report", "error", "note")}
+    columns |= {"pid": "pid", "cpu_seconds": "cpu_us / 1000000.0"}
+    columns |= {name: f"{name} * 1024" for name in ("memory_before", "memory_after", "peak_before", "peak_after")}
+    columns |= {name: name for name in ("args", "result", "report", "error", "note", "metadata")}
     columns["live"] = live
     fields = ",\n".join(f"    {expression} AS {steps.quote(name)}" for name, expression in columns.items())
     return f"SELECT\n{fields}\nFROM {steps.name(table)}"
@@ -325,5 +337,43 @@ def _controls(steps: Steps) -> Table:
         Column("until_at", BigInteger),
         Column("changed_at", BigInteger, nullable=False),
         Column("generation", BigInteger, nullable=False),
+        **OPTIONS,
+    )
+
+
+def _notices(steps: Steps) -> Table:
+    return steps.table(
+        "notices",
+        Column("id", ID, primary_key=True, autoincrement=True),
+        Column("event", SmallInteger, nullable=False),
+        Column("at", BigInteger, nullable=False),
+        Column("job_id", BigInteger, nullable=False),
+        Column("task", NAME, nullable=False),
+        Column("queue", NAME, nullable=False),
+        Column("attempt", Integer, nullable=False),
+        Column("error", LONG),
+        Column("fingerprint", BigInteger),
+        Column("bundle", BigInteger),
+        Column("taken_until", BigInteger),
+        Column("token", BigInteger),
+        Column("tries", Integer, nullable=False),
+        Column("deaths", Integer, nullable=False),
+        Column("told", LONG),
+        Index(f"{steps.prefix}notices_at", "at"),
+        **COUNTED,
+    )
+
+
+def _rollups(steps: Steps) -> Table:
+    return steps.table(
+        "rollups",
+        Column("span", Integer, primary_key=True, autoincrement=False),
+        Column("at", BigInteger, primary_key=True, autoincrement=False),
+        Column("worker_id", BigInteger, primary_key=True, autoincrement=False),
+        Column("task_hash", BigInteger, primary_key=True, autoincrement=False),
+        Column("queue_hash", BigInteger, primary_key=True, autoincrement=False),
+        Column("task", NAME, nullable=False),
+        Column("queue", NAME, nullable=False),
+        Column("numbers", LONG, nullable=False),
         **OPTIONS,
     )

@@ -1,0 +1,74 @@
+"""What a worker has: every job that it has claimed, and whose end it has not written yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from dray.context import Context
+from dray.intake import PollIntake
+from dray.job import Claim, Lease
+from dray.lifecycle import ALONE_FROM
+from dray.slots import Item, Slots
+
+
+class Stock:
+    """The jobs here, and which of them goes to the slots when.
+
+    write    takes a line for a job's log
+    """
+
+    def __init__(self, intake: PollIntake, slots: Slots, write: Callable[[Claim, str, str], None]) -> None:
+        self._intake, self._slots, self._write = intake, slots, write
+        self.items: dict[int, Item] = {}  # by job
+        self.counted = 0  # jobs claimed, less those that came back unstarted
+        self._alone: list[Item] = []  # jobs that must run with nothing beside them
+        self._solo: Item | None = None  # the one of them that was started last
+
+    @property
+    def is_reserved(self) -> bool:
+        """Whether a job is here that has to be run alone: then nothing more is claimed."""
+        return bool(self._alone) or (self._solo is not None and self._solo.claim.id in self.items)
+
+    def give(self, worker_id: int, claims: Sequence[Claim]) -> None:
+        """Take what was claimed, and let it start."""
+        ordinary: list[Item] = []
+        for claim in claims:
+            item = self.receive(claim)
+            if claim.crashes >= ALONE_FROM:
+                self._alone.append(item)
+            else:
+                self._line_up(worker_id, item)
+                ordinary.append(item)
+        if ordinary:
+            self._slots.start(ordinary)
+
+    def receive(self, claim: Claim) -> Item:
+        """Take it without letting it start."""
+        self.counted += 1
+        item = self.items[claim.id] = Item(claim, Context(claim, self._write))
+        return item
+
+    def _line_up(self, worker_id: int, head: Item) -> None:
+        """Take the next of its group too, where the task says that they may be run one after the other here."""
+        for claim in self._intake.behind(worker_id, head.claim):
+            head.behind = head = self.receive(claim)
+
+    def run_alone(self) -> None:
+        """Start a job that has seen workers die, once everything else here has ended: nobody shall die with it."""
+        if self._alone and len(self.items) == len(self._alone):
+            self._solo = self._alone.pop()
+            self._slots.start([self._solo])
+
+    def take_unstarted(self) -> list[Item]:
+        """Take away what no slot has; nobody will start it any more."""
+        waiting, self._alone = [*self._slots.take_back(), *self._alone], []
+        return waiting
+
+    def settled(self, lease: Lease, accepted: bool) -> None:
+        """This one is not ours any more; `accepted`: its end stands as it was written."""
+        item = self.items.get(lease.id)
+        if item is None or item.claim.fence != lease.fence:
+            return
+        del self.items[lease.id]
+        if item.on_written is not None:
+            item.on_written(accepted and item.change is not None)

@@ -1,0 +1,61 @@
+"""What a store keeps for people: notices of failures, and numbers of what was done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from dray.notice import Notice
+
+
+class Rollup(NamedTuple):
+    """What one worker did of one task and queue in a minute that began at `at`, seconds since 1970."""
+
+    at: int
+    worker_id: int
+    task: str
+    queue: str
+    numbers: str  # JSON of `rollup.Numbers`
+
+
+class TakenNotice(Protocol):
+    """A notice that this process is to tell: to all but the channels it has gone to, and how often that went wrong before."""
+
+    @property
+    def notice(self) -> Notice: ...
+    @property
+    def told(self) -> frozenset[str]: ...
+    @property
+    def tries(self) -> int: ...
+    @property
+    def deaths(self) -> int: ...
+
+
+class NoticeBoard(Protocol):
+    """What waits to be told. Every failure for good leaves one, in the transaction that makes it true."""
+
+    def notices_waiting(self, gathered: float) -> bool:
+        """Whether anything waits to be told for `gathered` seconds already."""
+        ...
+
+    def take_notices(self, gathered: float, seconds: float) -> Sequence[TakenNotice]:
+        """Take what waits, failures alike as one notice. Nobody else gets them for so many seconds; then, if they have not
+        been told, somebody else does, under the same number."""
+        ...
+
+    def notice_told(self, taken: Any, channels: Sequence[str], seconds: float) -> bool:
+        """Write down to which channels it has gone by now. False: it is not ours any more."""
+        ...
+
+    def notice_later(self, taken: Any, seconds: float) -> None:
+        """Give it back, to be told to the other channels after so many seconds."""
+        ...
+
+    def notice_done(self, taken: Any) -> None:
+        """Every channel has it: it is gone."""
+        ...
+
+    def digest_if_due(self, following: Callable[[int], int]) -> bool:
+        """Leave a notice of all that failed since the last time, if its time has come: once, however many ask. `following`
+        gives the next time after an instant."""
+        ...
