@@ -10,12 +10,14 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
+from dray.bulk import Bulk
 from dray.codec import Codec
 from dray.context import current_job
 from dray.errors import BadOption, ConfigurationError
 from dray.handle import Job
 from dray.hooks import Hooks
 from dray.job import Added, NewJob
+from dray.lane import priority_of, queue_of
 from dray.notice import Notice
 from dray.options import Options
 from dray.runner import Runner
@@ -62,6 +64,7 @@ class Dray:
         self._store: SqlStore | None = None
         self._opening = threading.Lock()
         self._transaction: ContextVar[Any] = ContextVar("dray_transaction", default=None)
+        self._bulk: ContextVar[Bulk | None] = ContextVar("dray_bulk", default=None)
 
     # --- tasks ----------------------------------------------------------------------------------------------------------
 
@@ -92,8 +95,15 @@ class Dray:
     def register(self, target: Any, options: TaskOptions) -> Any:
         """What `task` does, without decorator's syntax: gives a class as it is, a function as a task."""
         definition = self.registry.add(target, options)
+        self._check_lane(definition)
         self.codec.register_from(target)
         return target if definition.is_class else FunctionTask(self, definition, target)
+
+    def _check_lane(self, definition: Definition) -> None:
+        """Raise BadOption now for a queue or priority that no job of this task could ever have."""
+        if "{" not in (definition.defaults.queue or ""):
+            queue_of(definition, Options(), self.settings, (), {})
+        priority_of(definition, Options(), self.settings)
 
     # --- hooks ----------------------------------------------------------------------------------------------------------
 
@@ -143,6 +153,16 @@ class Dray:
     def enqueue_many(self, calls: Iterable[Bound | Task]) -> list[Job]:
         """Insert many jobs, all or none, and give them in the order of the calls (S2.31, C8)."""
         bound = self._all_bound(calls)
+        bulk = self._bulk.get()
+        if bulk is None:
+            return self.insert(bound)
+        jobs = bulk.put(bound)
+        if bulk.is_full:
+            bulk.flush()
+        return jobs
+
+    def insert(self, bound: Sequence[Bound]) -> list[Job]:
+        """Insert bound calls at once, also within a bulk."""
         target = self._transaction.get()
         if target is None:
             return self._jobs(bound, self.store.add([one.job for one in bound]))
@@ -150,14 +170,29 @@ class Dray:
             raise BadOption("this transaction is an async one: use `await ...aenqueue(...)` in it")
         return self._jobs(bound, self._add_within(bound, target))
 
+    def pending(self, bound: Bound) -> Job:
+        """The handle of a job that is not inserted yet."""
+        return Job(self, 0, task=bound.job.task)
+
     async def aenqueue_many(self, calls: Iterable[Bound | Task]) -> list[Job]:
         """The same without blocking the event loop."""
         bound = self._all_bound(calls)
         target = self._transaction.get()
-        if target is not None and _is_async(target):
+        if self._bulk.get() is None and target is not None and _is_async(target):
             added = await target.run_sync(lambda sync: self._add_within(bound, sync))
             return self._jobs(bound, added)
         return await asyncio.to_thread(self.enqueue_many, bound)
+
+    def bulk(self, size: int = 500) -> Bulk:
+        """Gather the enqueues of a block and insert them `size` at a time (S2.31); also as `async with`.
+
+            with app.bulk() as bulk:
+                for address in addresses:
+                    send_newsletter.enqueue(address)
+
+        A job has its id once it is inserted: at the end, whenever `size` have come together, and by `bulk.flush()`.
+        """
+        return Bulk(self, size, self._bulk)
 
     def transaction(self, target: Any) -> Transaction:
         """Enqueue in the caller's own transaction: the jobs exist if and only if it commits.
@@ -233,7 +268,7 @@ class Dray:
     def bound(self, definition: Definition, options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Bound:
         self.learn_types()
         definition.bind(args, kwargs)
-        job = self._new_job(definition, options, self.codec.encode_call(args, kwargs))
+        job = self._new_job(definition, options, args, kwargs)
         return Bound(self, with_waits(job, definition, options, args, kwargs, self.codec))
 
     def bound_instance(self, instance: Task, options: Options) -> Bound:
@@ -241,7 +276,7 @@ class Dray:
         definition = self.registry.get(self._name_of(type(instance)))
         instance.validate()  # fields may have been changed since it was made
         fields = {field.name: getattr(instance, field.name) for field in dataclasses.fields(instance) if field.init}
-        job = self._new_job(definition, options, self.codec.encode_call((), fields))
+        job = self._new_job(definition, options, (), fields)
         return Bound(self, with_waits(job, definition, options, (), fields, self.codec), instance.before_enqueue)
 
     def _name_of(self, task: type[Task]) -> str:
@@ -250,13 +285,13 @@ class Dray:
                 return definition.name
         return task.__name__  # not registered: the registry says so, and what is similar
 
-    def _new_job(self, definition: Definition, options: Options, args: str) -> NewJob:
+    def _new_job(self, definition: Definition, options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]) -> NewJob:
         defaults = definition.defaults
         return NewJob(
             task=definition.name,
-            queue=defaults.queue if options.queue is None else options.queue,
-            priority=defaults.priority if options.priority is None else options.priority,
-            args=args,
+            queue=queue_of(definition, options, self.settings, args, kwargs),
+            priority=priority_of(definition, options, self.settings),
+            args=self.codec.encode_call(args, kwargs),
             delay=options.run_in,
             run_at=microseconds(options.run_at),
             key=options.key,

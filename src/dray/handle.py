@@ -7,7 +7,7 @@ import time
 from typing import Any, Protocol
 
 from dray.codec import Codec
-from dray.errors import JobFailed, NotFinished, UnknownJob
+from dray.errors import BadOption, JobFailed, NotFinished, UnknownJob
 from dray.job import JobRow, State
 from dray.report import Report
 
@@ -38,6 +38,10 @@ class Job:
         self._state, self._task = state, task
         self._row: JobRow | None = None
         self.id = job_id
+
+    def becomes(self, made: Job) -> None:
+        """It has been inserted, as this one."""
+        self.id, self.created, self._state = made.id, made.created, made._state
 
     @property
     def row(self) -> JobRow:
@@ -82,6 +86,8 @@ class Job:
 
     def refresh(self) -> Job:
         """Read it again; raises UnknownJob when it has been pruned."""
+        if not self.id:
+            raise BadOption("this job is not in the database yet: flush its bulk first")
         row = self._app.store.desk.job(self.id)
         if row is None:
             raise UnknownJob(self.id)

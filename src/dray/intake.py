@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 
 from dray.job import Claim, Lease
 from dray.pace import Pace
@@ -18,14 +18,13 @@ class PollIntake:
     def __init__(
         self,
         store: EngineStore,
-        queues: Sequence[str],
+        pickup: Pickup,
         pace: Pace,
         run_ahead: Callable[[str], int] = lambda task: 1,
-        priorities: range | None = None,
     ) -> None:
         self._store, self._pace, self._run_ahead = store, pace, run_ahead
         self.leads = False  # somebody was taken to be run behind another
-        self.pickup: Pickup = store.pickup(queues, priorities)
+        self.pickup = pickup
         self._hinted = True
         self._sure = False  # the last look was made from scratch, and nothing has been found since
         self._next_look = 0.0

@@ -6,7 +6,7 @@ One reader serves files, variables, flags and keywords, so a number that came as
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -20,6 +20,10 @@ from dray.durations import (
     show_duration,
     show_size,
 )
+from dray.errors import BadOption, ConfigurationError
+from dray.job import PRIORITIES
+from dray.options import check_name
+from dray.selection import check_weight, read_queues
 from dray.urls import SUPPORTED, normalize_url, redact_url
 
 _PREFIX = re.compile(r"[a-z_][a-z0-9_]{0,20}")
@@ -140,6 +144,57 @@ def _cron(value: object) -> str:
     return text
 
 
+def _table(read: Callable[[str, object], T]) -> Callable[[object], dict[str, T]]:
+    """Reads a table of a file, or `name=value, name=value`."""
+
+    def table(value: object) -> dict[str, T]:
+        if isinstance(value, str):
+            value = dict(part.strip().split("=", 1) for part in value.split(",") if part.strip())
+        if not isinstance(value, Mapping):
+            raise ValueError
+        return {_text(name).strip(): read(name, one) for name, one in value.items()}
+
+    return table
+
+
+def _queues(value: object) -> dict[str, int]:
+    """Queues with weights, or a list of names or of `name:weight`, in which each has its place."""
+    try:
+        if isinstance(value, Mapping):
+            for name in value:
+                check_name("queue", name)
+            return {name: check_weight(name, int(weight)) for name, weight in value.items()}
+        given = value.split(",") if isinstance(value, str) else value
+        if not isinstance(given, list | tuple):
+            raise ValueError
+        return read_queues(_text(one).strip() for one in given)
+    except BadOption as error:
+        raise ConfigurationError(str(error)) from error
+
+
+def _route(task: str, queue: object) -> str:
+    try:
+        check_name("queue", queue)
+    except BadOption as error:
+        raise ConfigurationError(f"task {task!r}: {error}") from error
+    assert isinstance(queue, str)
+    return queue
+
+
+def _priorities(value: object) -> tuple[int, ...]:
+    given = value.split(",") if isinstance(value, str) else value
+    if not isinstance(given, list | tuple):
+        raise ValueError
+    found = tuple(int(one) for one in given if not isinstance(one, bool))
+    if len(found) != len(given) or len(set(found)) != len(found) or any(one not in PRIORITIES for one in found):
+        raise ValueError
+    return found
+
+
+def _show_table(table: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in table.items()) or "-"
+
+
 TEXT = Kind(expects="a text", read=_text)
 SWITCH = Kind(expects="true or false", read=_switch, show=lambda value: "yes" if value else "no")
 TIME = Kind(expects=DURATION_EXPECTED, read=parse_duration, show=show_duration)
@@ -161,4 +216,11 @@ ADDRESS = Kind(expects="a mail address", read=_address)
 ADDRESSES = Kind(expects="mail addresses with commas between them", read=_addresses, show=lambda value: ", ".join(value) or "-")
 CRON = Kind(expects="a cron expression, such as 0 10 * * 1", read=_cron)
 SECRET = Kind(expects="a text", read=_text, show=lambda value: "***")
+QUEUES = Kind(expects="queues such as mail:5, reports:1, or a table of them and their weights", read=_queues, show=_show_table)
+ROUTES = Kind(expects="a table of tasks, or patterns such as send_*, and their queues", read=_table(_route), show=_show_table)
+PRIORITY_LIST = Kind(
+    expects="different whole numbers from 0 to 999, such as 10, 100, 500",
+    read=_priorities,
+    show=lambda value: ", ".join(map(str, value)) or "-",
+)
 LOG_LEVEL = Kind(expects=f"one of {', '.join(_LOG_LEVELS)}", read=_log_level)

@@ -57,7 +57,7 @@ class WorkerLease:
         self.worker_id = 0
         self._former = 0  # the life before this one, whose row nobody moves any more
 
-    def take(self, *, queues: str, concurrency: int, priorities: str | None = None) -> int:
+    def take(self, *, queues: str, concurrency: int, priorities: str | None = None, tasks: str | None = None) -> int:
         """Start a heart, register this process as a worker, and give the worker's id."""
         if self._child is None:
             self._start_heart()
@@ -65,7 +65,12 @@ class WorkerLease:
         self._ready.wait(HEART_PATIENCE)
         sent = heartbeat.steady()
         self.worker_id = self._roster.register(
-            host=socket.gethostname(), pid=os.getpid(), queues=queues, concurrency=concurrency, priorities=priorities
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            queues=queues,
+            concurrency=concurrency,
+            priorities=priorities,
+            tasks=tasks,
         )
         self._held = sent
         self._tell_heart()

@@ -238,6 +238,8 @@ class Options:
 def job_id(what: str, job: object) -> int:
     """The id of a job, or an id as it is; raises BadOption for anything else."""
     found = job if isinstance(job, int) and not isinstance(job, bool) else getattr(job, "id", None)
+    if found == 0 and not isinstance(job, int):
+        raise BadOption(f"{what} names a job that is not in the database yet: flush its bulk first")
     if isinstance(found, bool) or not isinstance(found, int) or not 0 < found < 2**63:
         raise BadOption(f"{what} takes jobs, as an enqueue gives them, or their ids, not {job!r:.300}")
     return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
@@ -25,6 +25,9 @@ from dray.kinds import (
     DATABASE_URL,
     LOG_LEVEL,
     MAIL_URL,
+    PRIORITY_LIST,
+    QUEUES,
+    ROUTES,
     SECRET,
     SIZE_ABOVE_ZERO,
     SWITCH,
@@ -109,6 +112,10 @@ def _setting(default: T, kind: Kind, words: str) -> T:
     return field(default=default, metadata={"kind": kind, "help": words})
 
 
+def _table_setting(kind: Kind, words: str) -> Any:
+    return field(default_factory=dict, metadata={"kind": kind, "help": words})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All settings of one app, checked: ConfigurationError says which value is wrong and where it came from.
@@ -126,6 +133,9 @@ class Settings:
         "create missing tables at first use; not set: only on SQLite",
     )
     concurrency: int = _setting(10, whole_number(1), "jobs a worker runs at the same time")
+    queues: Mapping[str, int] = _table_setting(QUEUES, "all queues there are, with their weights; not set: any name will do")
+    routes: Mapping[str, str] = _table_setting(ROUTES, "which task goes to which queue, whatever the task itself says")
+    priorities: tuple[int, ...] = _setting((), PRIORITY_LIST, "all priorities there are; not set: 0 to 999")
     prefetch: int = _setting(500, whole_number(0), "most jobs a worker fetches ahead")
     beat: float = _setting(5.0, TIME_ABOVE_ZERO, "time between signs of life of a worker; not set: ttl/6")
     ttl: float = _setting(30.0, TIME_ABOVE_ZERO, "a worker silent for this long is dead, its jobs are rescued")
@@ -154,6 +164,12 @@ class Settings:
     def __post_init__(self) -> None:
         for name, setting in SETTINGS.items():
             object.__setattr__(self, name, setting.read(getattr(self, name), self.source(name)))
+        for task, queue in self.routes.items():
+            if self.queues and queue not in self.queues:
+                raise ConfigurationError(
+                    f"routes ({self.source('routes')}): task {task!r} goes to {queue!r}, which is none of the queues"
+                    f" {', '.join(self.queues)}"
+                )
         if self.ttl <= 2 * self.beat:
             raise ConfigurationError(
                 f"ttl = {show_duration(self.ttl)} ({self.source('ttl')}) must be more than twice beat ="
@@ -178,7 +194,12 @@ class Settings:
 
 SETTINGS: Mapping[str, Setting] = MappingProxyType(
     {
-        each.name: Setting(name=each.name, default=each.default, kind=each.metadata["kind"], help=each.metadata["help"])
+        each.name: Setting(
+            name=each.name,
+            default={} if each.default is MISSING else each.default,
+            kind=each.metadata["kind"],
+            help=each.metadata["help"],
+        )
         for each in fields(Settings)
         if "kind" in each.metadata
     }

@@ -12,7 +12,7 @@ from typing import Any, TypedDict, dataclass_transform
 from dray.context import Context
 from dray.errors import BadArguments, BadOption, TaskError, UnknownTask
 from dray.hooks import Hook, Hooks
-from dray.job import DEFAULT_PRIORITY, Flag, name_hash
+from dray.job import Flag, name_hash
 from dray.lifecycle import DEFAULT_RETRY, Retry, RetryLike
 from dray.options import ON_FAILURE, Limit, Unique, check_choice, check_known, check_name, check_priority, fill
 
@@ -86,8 +86,8 @@ Errors = type[BaseException] | Sequence[type[BaseException]]
 class Defaults:
     """What a task says of all its jobs; an enqueue may say otherwise."""
 
-    queue: str = "default"
-    priority: int = DEFAULT_PRIORITY
+    queue: str | None = None  # may name arguments: "mail-{region}"; None: as the settings say
+    priority: int | None = None
     retry: Retry = DEFAULT_RETRY
     on_crash: str = "retry"
     group: str | None = None  # may name arguments: "customer-{customer_id}"
@@ -103,8 +103,10 @@ class Defaults:
     hooks: Hooks = dataclasses.field(default_factory=Hooks)
 
     def __post_init__(self) -> None:
-        check_name("queue", self.queue)
-        check_priority(self.priority)
+        if self.queue is not None:
+            check_name("queue", self.queue)
+        if self.priority is not None:
+            check_priority(self.priority)
         check_choice("on_crash", self.on_crash, ON_CRASH)
         check_choice("on_failure", self.on_failure, ON_FAILURE)
         if self.group is not None:
@@ -124,8 +126,8 @@ class Defaults:
         """The defaults a task was registered with."""
         retry = options.get("retry")
         return cls(
-            queue=options.get("queue", "default"),
-            priority=options.get("priority", DEFAULT_PRIORITY),
+            queue=options.get("queue"),
+            priority=options.get("priority"),
             retry=DEFAULT_RETRY if retry is None else Retry.of(retry),
             on_crash=options.get("on_crash", "retry"),
             group=options.get("group"),

@@ -11,6 +11,7 @@ from dray.durations import show_duration
 from dray.errors import BadOption, UnknownJob
 from dray.job import Flag, JobRow, Reason, State
 from dray.options import parse_priorities
+from dray.selection import DEEP, TaskFilter
 from dray.store.controls import Controls
 from dray.store.desk import Desk
 from dray.store.edges import ALL_DONE, SPAWNED
@@ -203,7 +204,22 @@ class Asker:
             text = f"no worker of queue {row.queue!r} takes priority {row.priority}; they take {ranges}"
             yield _cause(row, "no worker", text, f"dray worker {row.queue} -p {row.priority}")
             return
+        willing = [one for one in fitting if TaskFilter.parse(one.tasks).takes(row.task)]
+        if not willing:
+            takes = "; ".join(sorted({one.tasks or "" for one in fitting}))
+            text = f"no worker of queue {row.queue!r} takes the task {row.task!r}; they take {takes}"
+            yield _cause(row, "no worker", text, f"dray worker {row.queue} --task {row.task}")
+            return
         ahead = self.desk.before(row)
+        if ahead >= DEEP and all(one.tasks for one in willing):
+            text = (
+                f"{DEEP} jobs or more of its queue and priority have waited longer, and workers that take only some tasks look"
+                " no further"
+            )
+            advice = f"dray worker {row.queue}, or a queue of its own for the task {row.task!r}"
+            yield _cause(row, "hidden", text, advice)
+            return
+        fitting = willing
         slots = sum(one.concurrency for one in fitting)
         number = f"more than {COUNTED}" if ahead > COUNTED else str(ahead)
         queued = (

@@ -22,6 +22,7 @@ from dray.options import show_priorities
 from dray.outage import Outage
 from dray.pace import STALE_AFTER, Pace
 from dray.process import Inbox, on_stop_signal
+from dray.selection import Choice, TaskFilter
 from dray.slots import Item, Slots, lined_up
 from dray.stock import Stock
 from dray.tally import Tally
@@ -37,6 +38,8 @@ class Worker:
 
     queues          exact names; none: every queue
     priorities      only jobs of these; None: of all (S2.72)
+    tasks           which tasks it takes (S0.48)
+    choice          how it chooses among its queues; None: by priority alone. See `dray.selection`
     concurrency     how many ordinary jobs run at once, in threads; and as many async ones, on one event loop
     upkeep          also do what somebody has to do: due jobs, rescue, prune
 
@@ -50,6 +53,8 @@ class Worker:
         *,
         concurrency: int | None = None,
         priorities: range | None = None,
+        tasks: TaskFilter = TaskFilter(),  # noqa: B008  a value
+        choice: Choice | None = None,
         limits: Limits | None = None,
         upkeep: bool = True,
     ) -> None:
@@ -58,13 +63,13 @@ class Worker:
         self.store = app.store
         self.store.database.limit(CONNECTIONS)
         self.queues = tuple(queues)
-        self._priorities = priorities
+        self._priorities, self._tasks = priorities, tasks
         self.limits = limits or Limits()
         self.concurrency = settings.concurrency if concurrency is None else concurrency
         self.worker_id = 0
         self._inbox = Inbox()
         self._pace = Pace(concurrency=self.concurrency, most=settings.prefetch)
-        self._intake = PollIntake(self.store, self.queues, self._pace, app.run_ahead, priorities)
+        self._intake = PollIntake(self.store, self.store.pickup(queues, priorities, tasks, choice), self._pace, app.run_ahead)
         self.tally = Tally()
         self._finisher = Finisher(self.store, app.runner, on_settled=self._settled, tally=self.tally)
         self._lease = WorkerLease(
@@ -140,7 +145,9 @@ class Worker:
     def _register(self) -> None:
         shown = None if self._priorities is None else show_priorities(self._priorities)
         queues = ",".join(self.queues) or "*"
-        self.worker_id = self._lease.take(queues=queues, concurrency=self.concurrency, priorities=shown)
+        self.worker_id = self._lease.take(
+            queues=queues, concurrency=self.concurrency, priorities=shown, tasks=self._tasks.show()
+        )
         self._obedience = Obedience(self.store.desk, self.worker_id, self._intake.pickup)
         self._obedience.listen(())  # before anything is claimed
 

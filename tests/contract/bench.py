@@ -12,9 +12,10 @@ from dray.job import Claim, Done, Failed, Finish, NewJob, Outcome, Parked, Snooz
 from dray.lifecycle import Retry, decide
 from dray.store import control, read
 from dray.store.add import add
-from dray.store.claim import Lanes, claim
+from dray.store.claim import claim
 from dray.store.connect import Database
 from dray.store.finish import Written, finish
+from dray.store.lanes import Lanes
 from dray.store.tables import Tables
 
 T = TypeVar("T")

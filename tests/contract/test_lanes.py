@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from dray.job import name_hash
-from dray.store.claim import Lanes
-from dray.store.lanes import Lane, lanes_of
+from dray.store.lanes import Lane, Lanes, lanes_of
 from tests.contract.bench import Bench
 from tests.servers import Database
 

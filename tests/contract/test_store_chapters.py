@@ -34,8 +34,9 @@ from dray.report import Report
 from dray.store import claim as claims
 from dray.store import control, output, prune
 from dray.store.add import add
-from dray.store.claim import Lanes, claim
+from dray.store.claim import claim
 from dray.store.finish import finish, mark_started
+from dray.store.lanes import Lanes
 from tests.contract.bench import Bench
 from tests.servers import Database
 

@@ -20,7 +20,7 @@ from dray.errors import BadOption, SchemaError, StoreError, UnknownJob
 from dray.job import Claim
 from dray.sender import FunctionTask
 from dray.store.caller import connection_of
-from dray.store.claim import Lanes
+from dray.store.lanes import Lanes
 from dray.store.sql import SqlStore
 from tests.servers import Database, wait_until
 

@@ -7,7 +7,7 @@ from typing import Any
 from dray.job import Claim, Done, Finish, NewJob, Outcome
 from dray.lifecycle import Retry, await_children, decide
 from dray.store import open_store
-from dray.store.claim import Lanes
+from dray.store.lanes import Lanes
 from dray.store.sql import SqlStore
 from dray.testing import Clock
 from tests.servers import Database

@@ -10,7 +10,7 @@ from dray.app import Dray
 from dray.lease import WorkerLease
 from dray.limits import Limits
 from dray.slots import Item, Slots
-from dray.store.claim import Lanes
+from dray.store.lanes import Lanes
 from dray.store.roster import Roster
 from dray.worker import Worker
 

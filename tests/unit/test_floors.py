@@ -35,6 +35,7 @@ FLOORS: list[set[str]] = [
         "meter",
         "redact",
         "rollup",
+        "selection",
     },
     # 2 the door
     {"store.base", "store.board", "store.codes"},
@@ -69,7 +70,7 @@ FLOORS: list[set[str]] = [
     # 4 the doorkeeper
     {"store"},
     # 5 one run
-    {"task", "hooks", "runner", "context", "handle", "sender"},
+    {"task", "hooks", "runner", "context", "handle", "sender", "bulk", "lane"},
     # 6 what the engine is made of
     {
         "app",
@@ -100,6 +101,9 @@ FLOORS: list[set[str]] = [
 
 # Steps on one floor, one by one. They must not go in a circle.
 NEIGHBOURS: dict[str, set[str]] = {
+    "kinds": {"selection"},
+    "lane": {"task"},
+    "bulk": {"sender", "handle"},
     "cli.done": {"cli.words", "cli.output"},
     "store.rollups": {"store.tables", "store.rows"},
     "notify": {"app", "webhook", "mail"},
@@ -163,7 +167,15 @@ NEIGHBOURS: dict[str, set[str]] = {
     | {"store.control", "store.controls", "store.edges", "store.gates", "store.output", "store.prune", "store.read"}
     | {"store.unique", "store.waits"},
     "store.vitals": {"store.connect", "store.tables"},
-    "store.sql": {"store.attempts", "store.dialects", "store.tables", "store.connect", "store.wakeup", "store.schema"}
+    "store.sql": {
+        "store.lanes",
+        "store.attempts",
+        "store.dialects",
+        "store.tables",
+        "store.connect",
+        "store.wakeup",
+        "store.schema",
+    }
     | {"store.add", "store.claim", "store.finish", "store.settle", "store.rescue", "store.promote"}
     | {
         "store.cover",

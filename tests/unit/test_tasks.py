@@ -161,7 +161,6 @@ def test_what_cannot_be_a_task_is_refused(app: Dray, target: Any, words: str) ->
         ({"aliases": [""]}, "task name"),
         ({"aliases": "former"}, "aliases"),
         ({"queue": ""}, "queue"),
-        ({"queue": None}, "queue"),
         ({"priority": 1000}, "0 .* to 999"),
         ({"priority": -1}, "0 .* to 999"),
         ({"priority": True}, "0 .* to 999"),

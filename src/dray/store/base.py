@@ -7,7 +7,8 @@ from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
 from dray.job import Added, Change, Claim, Finish, Flag, JobRow, Lease, NewJob, Ready, State
-from dray.store.board import NoticeBoard
+from dray.selection import Choice, TaskFilter
+from dray.store.board import NoticeBoard, RollupBoard
 
 
 class Finished(NamedTuple):
@@ -84,8 +85,16 @@ class EngineStore(Protocol):
         Raises OutcomeUnknown when the connection broke after they were sent."""
         ...
 
-    def pickup(self, queues: Sequence[str], priorities: range | None = None) -> Pickup:
-        """Begin to claim from these queues, by exact name (none: from all), and of these priorities (None: of all)."""
+    def pickup(
+        self,
+        queues: Sequence[str],
+        priorities: range | None = None,
+        tasks: TaskFilter = TaskFilter(),  # noqa: B008  a value
+        choice: Choice | None = None,
+    ) -> Pickup:
+        """Begin to claim from these queues, by exact name (none: from all), of these priorities (None: of all) and these
+        tasks, as far as they are among the first 1,000 of a queue and priority. A choice divides each claim among the queues
+        that are not empty; without it the most urgent comes first, whatever its queue."""
         ...
 
     def claim(self, worker_id: int, pickup: Pickup, limit: int) -> list[Claim]:
@@ -141,7 +150,7 @@ class EngineStore(Protocol):
         ...
 
 
-class Desk(NoticeBoard, Protocol):
+class Desk(NoticeBoard, RollupBoard, Protocol):
     """What operators see and do. A move never changes an end, but for `retry`; it is told for each id, in the order asked."""
 
     def cancel(self, ids: Sequence[int], note: str = "cancelled") -> Sequence[Moved]:
@@ -296,7 +305,9 @@ class Desk(NoticeBoard, Protocol):
 class Roster(Protocol):
     """Who works, who is silent, who is dead. Only who is alive may claim."""
 
-    def register(self, *, host: str, pid: int, queues: str, concurrency: int, priorities: str | None = None) -> int:
+    def register(
+        self, *, host: str, pid: int, queues: str, concurrency: int, priorities: str | None = None, tasks: str | None = None
+    ) -> int:
         """Write the row of a new worker, alive as of now, and give its id, which nobody has had before."""
         ...
 

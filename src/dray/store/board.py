@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from dray.notice import Notice
+from dray.rollup import Numbers
 
 
 class Rollup(NamedTuple):
@@ -58,4 +59,25 @@ class NoticeBoard(Protocol):
     def digest_if_due(self, following: Callable[[int], int]) -> bool:
         """Leave a notice of all that failed since the last time, if its time has come: once, however many ask. `following`
         gives the next time after an instant."""
+        ...
+
+
+class RollupBoard(Protocol):
+    """Numbers of what was done, as the workers counted it."""
+
+    def write_rollups(self, rows: Sequence[Rollup]) -> None:
+        """Write what a worker counted of some minutes, in place of what it wrote of them before."""
+        ...
+
+    def totals(self, seconds: float) -> Mapping[tuple[str, str], Numbers]:
+        """What was done in the last so many seconds, by task and queue."""
+        ...
+
+    def merge_rollups(self, older_than: float) -> int:
+        """Make one hour of the oldest minutes that are so many seconds old, whoever else does it too; gives how many rows
+        went. Nothing is counted twice, and nothing is lost."""
+        ...
+
+    def forget_rollups(self, older_than: float) -> int:
+        """Delete the hours that are so many seconds old; gives how many rows went."""
         ...

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -13,7 +11,8 @@ from sqlalchemy import Connection, Row
 
 from dray.errors import WorkerGone
 from dray.job import Claim, Lease, name_hash
-from dray.store.lanes import SKIP_SCAN, Lane, lanes_of
+from dray.selection import DEEP, TaskFilter, spread
+from dray.store.lanes import SKIP_SCAN, Lane, Lanes
 from dray.store.tables import Tables
 
 # A claim is made of these columns, in this order.
@@ -50,90 +49,7 @@ _LANE = itemgetter(*map(_COLUMNS.index, ("queue_hash", "priority")))
 _READY_AT = _COLUMNS.index("ready_at")
 _TAKEN = [*_COLUMNS, "alive"]  # what a claim in one statement gives
 
-LANES_EVERY = (0.05, 1.0)  # seconds: an urgent job is seen by then, however busy the worker is
-SWEEP_SHARE = 20  # a look without floors, and one for lanes, may take one part in so many of the time
 FURTHEST = 10_000  # how deep in a lane is looked for jobs that no other claimer is at
-SWEEP_EVERY = (0.25, 10.0)  # seconds: never more often, never more seldom
-CHEAP = 0.025  # seconds: a look without floors that takes no longer is made whenever it may find something
-
-
-@dataclass(slots=True)
-class Lanes:
-    """What one claimer remembers between claims: which lanes have ready jobs, and a floor under each.
-
-    A floor is the `ready_at` of the oldest job of the last claim: below it there are, most likely, only index entries of jobs
-    long gone, which PostgreSQL and InnoDB must keep and wade through while any transaction has an old snapshot open. It is a
-    hint: a job that committed late with an older stamp is found by the next look without floors.
-    """
-
-    queues: tuple[str, ...] = ()  # empty: every queue
-    priorities: range | None = None  # None: every priority
-    paused: frozenset[int] = frozenset()  # hashes of queues of which nothing is taken
-    clock: Callable[[], float] = time.monotonic
-    known: list[Lane] = field(default_factory=list)
-    floors: dict[Lane, int] = field(default_factory=dict)
-    first: int = 0  # the hash from which on a queue is the first of its priority
-    filled: bool = False  # the last claim got all that it asked for: there is a backlog, and floors are worth their while
-    looked: float = float("-inf")
-    look_after: float = LANES_EVERY[0]
-    swept: float = float("-inf")
-    sweep_after: float = SWEEP_EVERY[0]
-    costs: tuple[float, ...] = ()  # seconds, of the last ones
-
-    def refresh(self, connection: Connection, tables: Tables, *, force: bool = False) -> bool:
-        """Ask which lanes have ready jobs, unless that is known from a moment ago; True when it asked."""
-        now = self.clock()
-        if not force and now - self.looked < self.look_after:
-            return False
-        wanted = {name_hash(queue) for queue in self.queues}
-        found = lanes_of(connection, tables, wanted, self.known, self.floors)
-        self.known = [lane for lane in found if (not wanted or lane[0] in wanted) and self.takes(*lane)]
-        self.looked = self.clock()
-        # Dear with a thousand queues, or where MySQL wades through what an old snapshot keeps in the index.
-        self.look_after = min(max(SWEEP_SHARE * (self.looked - now), LANES_EVERY[0]), LANES_EVERY[1])
-        return True
-
-    def takes(self, queue: int, priority: int) -> bool:
-        """Whether jobs of this queue and priority may be taken, if the queue is one of ours."""
-        return queue not in self.paused and (self.priorities is None or priority in self.priorities)
-
-    def in_order(self) -> list[Lane]:
-        """The most urgent first; queues of one priority take turns at being first."""
-        known = [lane for lane in self.known if lane[0] not in self.paused]
-        return sorted(known, key=lambda lane: (lane[1], lane[0] < self.first, lane[0]))
-
-    def forget(self) -> None:
-        """Look the next time as if for the first time."""
-        self.known, self.looked = [], float("-inf")
-        self.sweep()
-
-    def sweep_is_due(self) -> bool:
-        """Whether it is time to look below the floors again."""
-        return bool(self.floors) and self.clock() - self.swept >= self.sweep_after
-
-    def may_sweep(self) -> bool:
-        """Whether it may be done out of turn: it is cheap, or has not been done for so long that it still is no great part."""
-        return self.sweep_cost <= CHEAP or self.clock() - self.swept >= self.sweep_after
-
-    @property
-    def looks_are_cheap(self) -> bool:
-        """Whether asking which lanes there are takes so little that it may be done out of turn."""
-        return self.look_after <= LANES_EVERY[0]
-
-    def sweep(self) -> None:
-        """Forget the floors."""
-        self.floors.clear()
-        self.swept = self.clock()
-
-    def swept_in(self, seconds: float) -> None:
-        """Say how long the look without floors took: dear ones are made more seldom."""
-        self.costs = (*self.costs[-2:], seconds)
-        self.sweep_after = min(max(SWEEP_SHARE * self.sweep_cost, SWEEP_EVERY[0]), SWEEP_EVERY[1])
-
-    @property
-    def sweep_cost(self) -> float:
-        """Seconds that such a look takes: the least of the last three, since a machine that was busy once says nothing."""
-        return min(self.costs, default=0.0)
 
 
 def claim(
@@ -197,7 +113,8 @@ def _chosen(lanes: Lanes) -> tuple[str, dict[str, Any]]:
 
 def _learn(lanes: Lanes, rows: list[Row[Any]], tables: Tables) -> list[Claim]:
     """Put what was taken in order, and remember from where."""
-    rows.sort(key=_SOONEST)
+    if lanes.choice is None:
+        rows.sort(key=_SOONEST)
     if tables.dialect.mvcc:
         lanes.floors.update({_LANE(row): row[_READY_AT] for row in reversed(rows)})  # the last of a lane is its oldest
     if rows:
@@ -230,6 +147,23 @@ def _timed(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes,
 
 
 def _claim(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, limit: int) -> list[Row[Any]]:
+    if lanes.choice is None:
+        return _claim_here(connection, tables, worker_id, lanes, limit)
+    rows: list[Row[Any]] = []
+    queues = sorted({lane[0] for lane in lanes.in_order()})
+    while len(rows) < limit and (shares := lanes.choice.shares(queues, limit - len(rows)) if queues else []):
+        taken = []
+        for lanes.only, share in shares:
+            some = _claim_here(connection, tables, worker_id, lanes, share)
+            taken.append(sorted(some, key=_SOONEST))
+            if len(some) < share:
+                queues.remove(lanes.only)  # what it could not give, the others may
+        lanes.only = None
+        rows += spread(taken)
+    return rows
+
+
+def _claim_here(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, limit: int) -> list[Row[Any]]:
     if tables.dialect.name == "postgresql":
         return _claim_at_once(connection, tables, worker_id, lanes, limit)
     return _claim_in_steps(connection, tables, worker_id, lanes, limit)
@@ -243,10 +177,12 @@ _NEXT = f"CASE WHEN j.attempt < {_MOST} THEN j.attempt + 1 ELSE j.attempt END"
 # MATERIALIZED: a subquery with a LIMIT may otherwise be run again, and claim more than asked. An array and not a join: the rows
 # are then fetched by their ids. For a join PostgreSQL reads the whole table as long as it seems small, and with it all the dead
 # rows that somebody's old snapshot keeps in it.
+_IN_LANE = (
+    "SELECT id FROM {jobs} WHERE state = 0 AND queue_hash = d.q AND priority = d.p{floor}"
+    f" AND fence < {_MOST} ORDER BY ready_at, id LIMIT "
+)
 _CHOSEN = (
-    "c AS MATERIALIZED (SELECT r.id FROM {rows} CROSS JOIN LATERAL ("
-    " SELECT id FROM {jobs} WHERE state = 0 AND queue_hash = d.q AND priority = d.p{floor}"
-    f" AND fence < {_MOST} ORDER BY ready_at, id LIMIT :n FOR NO KEY UPDATE SKIP LOCKED) r LIMIT :n)"
+    f"c AS MATERIALIZED (SELECT r.id FROM {{rows}} CROSS JOIN LATERAL ({_IN_LANE}:n FOR NO KEY UPDATE SKIP LOCKED) r LIMIT :n)"
     ", me AS (SELECT EXISTS (SELECT 1 FROM {workers} WHERE id = :w AND state = 0) AS alive), taken AS ("
     f" UPDATE {{jobs}} j SET state = 1, fence = j.fence + 1, attempt = {_NEXT}, worker_id = :w, claimed_at = {{now}},"
     " started_at = NULL FROM me WHERE j.id = ANY(ARRAY(SELECT id FROM c)) AND me.alive"
@@ -254,13 +190,23 @@ _CHOSEN = (
     " SELECT taken.*, me.alive FROM me LEFT JOIN taken ON TRUE"  # one row at least, to tell none from not alive
 )
 _CLAIM_AT_ONCE = "WITH " + _CHOSEN.replace("{floor}", " AND ready_at >= d.f")
+# Of some tasks: what is not wanted is looked at, and not locked.
+_OF_TASKS = (
+    "SELECT id FROM {jobs} WHERE id = ANY(ARRAY(SELECT x.id FROM ("
+    + _IN_LANE.replace("SELECT id ", "SELECT id, task_hash ")
+    + f"{DEEP}) x WHERE {{tasks}})) AND state = 0 ORDER BY ready_at, id LIMIT "
+)
+_CLAIM_OF_TASKS = _CLAIM_AT_ONCE.replace(_IN_LANE.replace("{floor}", " AND ready_at >= d.f"), _OF_TASKS)
 _BY_TURNS = "(SELECT q, p FROM lane{wanted} ORDER BY p, q < CAST(:first AS numeric), q) d"
 _CLAIM_ANYWHERE = f"WITH {SKIP_SCAN}, " + _CHOSEN.replace("{floor}", " AND ready_at >= 0").replace("{rows}", _BY_TURNS)
 
 
 def _claim_at_once(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, limit: int) -> list[Row[Any]]:
     source = "(SELECT * FROM " + tables.dialect.rows({"o": "int", "q": "int", "p": "int", "f": "int"}) + " ORDER BY o) d"
-    statement = tables.query(_CLAIM_AT_ONCE.replace("{rows}", source), _TAKEN)
+    template = _CLAIM_AT_ONCE
+    if lanes.tasks:
+        template = _CLAIM_OF_TASKS.replace("{tasks}", _of_tasks(lanes.tasks, "x")).replace("{floor}", " AND ready_at >= d.f")
+    statement = tables.query(template.replace("{rows}", source), _TAKEN)
     document = [
         {"o": order, "q": lane[0], "p": lane[1], "f": lanes.floors.get(lane, 0)} for order, lane in enumerate(lanes.in_order())
     ]
@@ -272,6 +218,11 @@ def _taken(rows: Sequence[Row[Any]], worker_id: int) -> list[Row[Any]]:
     if not rows[0].alive:
         raise WorkerGone(worker_id)
     return [row for row in rows if row.id is not None]
+
+
+def _of_tasks(tasks: TaskFilter, name: str) -> str:
+    """The condition that a job is of the wanted tasks. Numbers of our own making, a few of them, for the life of a worker."""
+    return f"{name}.task_hash {'' if tasks.only else 'NOT '}IN ({', '.join(map(str, tasks.hashes))})"
 
 
 _CANDIDATES = (
@@ -359,6 +310,9 @@ def _lock_in_lane(
 def _candidates(connection: Connection, tables: Tables, lanes: Lanes, lane: Lane, limit: int) -> list[int]:
     values = {"q": lane[0], "p": lane[1], "f": lanes.floors.get(lane, 0), "n": limit}
     template = _CANDIDATES_MYSQL if tables.dialect.name == "mysql" else _CANDIDATES
+    if lanes.tasks:
+        deep = template.replace("SELECT id ", "SELECT id, task_hash, ready_at ").replace(":n", str(DEEP))
+        template = f"SELECT x.id FROM ({deep}) x WHERE {_of_tasks(lanes.tasks, 'x')} ORDER BY x.ready_at, x.id LIMIT :n"
     return [row[0] for row in connection.execute(tables.text(template), values).all()]
 
 

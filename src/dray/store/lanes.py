@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import msgspec
 from sqlalchemy import Connection
 
+from dray.job import name_hash
+from dray.selection import Choice, TaskFilter
 from dray.store.tables import Tables
 
 Lane = tuple[int, int]  # hash of the queue, priority
@@ -123,3 +127,98 @@ def _looked_up(connection: Connection, tables: Tables, places: Iterable[str]) ->
     for start in range(0, len(looks), AT_ONCE):
         rows = connection.exec_driver_sql(" UNION ALL ".join(looks[start : start + AT_ONCE])).all()
         yield from ((row[0], row[1]) for row in rows)
+
+
+# --- what is remembered of them -------------------------------------------------------------------------------------------
+
+LANES_EVERY = (0.05, 1.0)  # seconds: an urgent job is seen by then, however busy the worker is
+SWEEP_SHARE = 20  # a look without floors, and one for lanes, may take one part in so many of the time
+SWEEP_EVERY = (0.25, 10.0)  # seconds: never more often, never more seldom
+CHEAP = 0.025  # seconds: a look without floors that takes no longer is made whenever it may find something
+
+
+@dataclass(slots=True)
+class Lanes:
+    """What one claimer remembers between claims: which lanes have ready jobs, and a floor under each.
+
+    A floor is the `ready_at` of the oldest job of the last claim: below it there are, most likely, only index entries of jobs
+    long gone, which PostgreSQL and InnoDB must keep and wade through while any transaction has an old snapshot open. It is a
+    hint: a job that committed late with an older stamp is found by the next look without floors.
+    """
+
+    queues: tuple[str, ...] = ()  # empty: every queue
+    priorities: range | None = None  # None: every priority
+    tasks: TaskFilter = field(default_factory=TaskFilter)  # which tasks are taken
+    choice: Choice | None = None  # how to choose among queues; None: by priority alone
+    paused: frozenset[int] = frozenset()  # hashes of queues of which nothing is taken
+    only: int | None = None  # the hash of the one queue that is looked at just now
+    clock: Callable[[], float] = time.monotonic
+    known: list[Lane] = field(default_factory=list)
+    floors: dict[Lane, int] = field(default_factory=dict)
+    first: int = 0  # the hash from which on a queue is the first of its priority
+    filled: bool = False  # the last claim got all that it asked for: there is a backlog, and floors are worth their while
+    looked: float = float("-inf")
+    look_after: float = LANES_EVERY[0]
+    swept: float = float("-inf")
+    sweep_after: float = SWEEP_EVERY[0]
+    costs: tuple[float, ...] = ()  # seconds, of the last ones
+
+    def refresh(self, connection: Connection, tables: Tables, *, force: bool = False) -> bool:
+        """Ask which lanes have ready jobs, unless that is known from a moment ago; True when it asked."""
+        now = self.clock()
+        if not force and now - self.looked < self.look_after:
+            return False
+        wanted = {name_hash(queue) for queue in self.queues}
+        found = lanes_of(connection, tables, wanted, self.known, self.floors)
+        self.known = [lane for lane in found if (not wanted or lane[0] in wanted) and self.takes(*lane)]
+        self.looked = self.clock()
+        # Dear with a thousand queues, or where MySQL wades through what an old snapshot keeps in the index.
+        self.look_after = min(max(SWEEP_SHARE * (self.looked - now), LANES_EVERY[0]), LANES_EVERY[1])
+        return True
+
+    def takes(self, queue: int, priority: int) -> bool:
+        """Whether jobs of this queue and priority may be taken, if the queue is one of ours."""
+        return queue not in self.paused and (self.priorities is None or priority in self.priorities)
+
+    def in_order(self) -> list[Lane]:
+        """The most urgent first; queues of one priority take turns at being first."""
+        known = [lane for lane in self.known if lane[0] not in self.paused and self.only in (None, lane[0])]
+        return sorted(known, key=lambda lane: (lane[1], lane[0] < self.first, lane[0]))
+
+    @property
+    def choosy(self) -> bool:
+        """Whether more than queues and priorities decides what is taken."""
+        return self.choice is not None or bool(self.tasks)
+
+    def forget(self) -> None:
+        """Look the next time as if for the first time."""
+        self.known, self.looked = [], float("-inf")
+        self.sweep()
+
+    def sweep_is_due(self) -> bool:
+        """Whether it is time to look below the floors again."""
+        return bool(self.floors) and self.clock() - self.swept >= self.sweep_after
+
+    def may_sweep(self) -> bool:
+        """Whether it may be done out of turn: it is cheap, or has not been done for so long that it still is no great part."""
+        return self.sweep_cost <= CHEAP or self.clock() - self.swept >= self.sweep_after
+
+    @property
+    def looks_are_cheap(self) -> bool:
+        """Whether asking which lanes there are takes so little that it may be done out of turn."""
+        return self.look_after <= LANES_EVERY[0]
+
+    def sweep(self) -> None:
+        """Forget the floors."""
+        self.floors.clear()
+        self.swept = self.clock()
+
+    def swept_in(self, seconds: float) -> None:
+        """Say how long the look without floors took: dear ones are made more seldom."""
+        self.costs = (*self.costs[-2:], seconds)
+        self.sweep_after = min(max(SWEEP_SHARE * self.sweep_cost, SWEEP_EVERY[0]), SWEEP_EVERY[1])
+
+    @property
+    def sweep_cost(self) -> float:
+        """Seconds that such a look takes: the least of the last three, since a machine that was busy once says nothing."""
+        return min(self.costs, default=0.0)

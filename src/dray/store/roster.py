@@ -15,11 +15,19 @@ class Roster:
     def __init__(self, database: Database, tables: Tables) -> None:
         self._database, self._tables = database, tables
 
-    def register(self, *, host: str, pid: int, queues: str, concurrency: int, priorities: str | None = None) -> int:
+    def register(
+        self, *, host: str, pid: int, queues: str, concurrency: int, priorities: str | None = None, tasks: str | None = None
+    ) -> int:
         """Write the row of a new worker, alive as of now, and give its id."""
         return self._database.once(
             lambda connection: workers.register(
-                *(connection, self._tables), host=host, pid=pid, queues=queues, concurrency=concurrency, priorities=priorities
+                *(connection, self._tables),
+                host=host,
+                pid=pid,
+                queues=queues,
+                concurrency=concurrency,
+                priorities=priorities,
+                tasks=tasks,
             )
         )
 

@@ -11,12 +11,13 @@ from sqlalchemy.exc import DBAPIError
 
 from dray.errors import BadOption, OutcomeUnknown, SchemaError, StoreError, StoreUnavailable
 from dray.job import Added, Change, Claim, Finish, Lease, NewJob, Ready, State
+from dray.selection import Choice, TaskFilter
 from dray.store import schema as schemas
 from dray.store.add import add, is_one_statement
 from dray.store.attempts import record
 from dray.store.base import Exchange, Finished, Pickup
 from dray.store.caller import Announcer, connection_of
-from dray.store.claim import Lanes, claim, claim_anywhere, held
+from dray.store.claim import claim, claim_anywhere, held
 from dray.store.connect import Database
 from dray.store.cover import cover
 from dray.store.desk import Desk
@@ -25,6 +26,7 @@ from dray.store.expire import Expired, anything_expired, expire
 from dray.store.finish import finish, mark_started
 from dray.store.follow import follow
 from dray.store.gates import stand_in_order
+from dray.store.lanes import Lanes
 from dray.store.owed import Owed
 from dray.store.promote import Promoted, adopt, next_due, parked, promote
 from dray.store.rescue import Rescued, anything_lost, rescue
@@ -144,14 +146,20 @@ class SqlStore:
 
     # --- the worker's side ----------------------------------------------------------------------------------------------
 
-    def pickup(self, queues: Sequence[str], priorities: range | None = None) -> Lanes:
-        """Begin to claim from these queues, by exact name (C50; none: from all), and of these priorities."""
-        return Lanes(queues=tuple(queues), priorities=priorities)
+    def pickup(
+        self,
+        queues: Sequence[str],
+        priorities: range | None = None,
+        tasks: TaskFilter = TaskFilter(),  # noqa: B008  a value
+        choice: Choice | None = None,
+    ) -> Lanes:
+        """Begin to claim from these queues, by exact name (C50; none: from all), of these priorities and tasks."""
+        return Lanes(queues=tuple(queues), priorities=priorities, tasks=tasks, choice=choice)
 
     def claim(self, worker_id: int, pickup: Pickup, limit: int) -> list[Claim]:
         """Take up to `limit` ready jobs. Costs one read when there are none: an idle worker takes no lock."""
         lanes = _lanes(pickup)
-        if self.tables.dialect.finds_and_takes and not lanes.filled and lanes.may_sweep():
+        if self.tables.dialect.finds_and_takes and not lanes.choosy and not lanes.filled and lanes.may_sweep():
             return self.database.alone(lambda connection: claim_anywhere(connection, self.tables, worker_id, lanes, limit))
         force = not lanes.known and lanes.looks_are_cheap
         looked = self.database.once(lambda connection: lanes.refresh(connection, self.tables, force=force))

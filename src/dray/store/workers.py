@@ -40,11 +40,20 @@ class WorkerRow:
     beat_at: datetime
     ended_at: datetime | None
     priorities: str | None = None  # which it takes; None: all
+    tasks: str | None = None  # the same, in words
     silent_for: float  # seconds since its last beat, by the database's clock
 
 
 def register(
-    connection: Connection, tables: Tables, *, host: str, pid: int, queues: str, concurrency: int, priorities: str | None = None
+    connection: Connection,
+    tables: Tables,
+    *,
+    host: str,
+    pid: int,
+    queues: str,
+    concurrency: int,
+    priorities: str | None = None,
+    tasks: str | None = None,
 ) -> int:
     """Write the row of a new worker, alive as of now, and give its id. An id is never used again."""
     now = tables.now()
@@ -54,6 +63,7 @@ def register(
         pid=pid,
         queues=queues,
         priorities=priorities,
+        tasks=tasks,
         concurrency=concurrency,
         started_at=now,
         beat_at=now,
@@ -122,6 +132,7 @@ def listing(connection: Connection, tables: Tables, *, alive_only: bool = True, 
             pid=row.pid,
             queues=row.queues,
             priorities=row.priorities,
+            tasks=row.tasks,
             concurrency=row.concurrency,
             started_at=instant(row.started_at) or EPOCH,
             beat_at=instant(row.beat_at) or EPOCH,
