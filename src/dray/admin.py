@@ -22,6 +22,7 @@ from dray.store import schema, vitals
 from dray.store.control import Moved
 from dray.store.controls import Pause
 from dray.store.dialects import SQLITE
+from dray.store.failures import ErrorKind
 from dray.store.filters import Filter
 from dray.store.output import OutputLine
 from dray.store.promote import next_due
@@ -160,6 +161,10 @@ class Admin:
     def done(self, seconds: float) -> dict[tuple[str, str], Numbers]:
         """What was done in the last so many seconds, by task and queue, as the workers counted it."""
         return self._store().desk.totals(seconds)
+
+    def errors(self, seconds: float | None = None) -> list[ErrorKind]:
+        """What failed in the last so many seconds, alike with alike; of the newest 10,000 failed attempts."""
+        return self._store().desk.errors(seconds)
 
     def why(self, job_id: int) -> list[Cause]:
         """Everything that keeps a job from running, and then what keeps the jobs that it waits for (P8); raises UnknownJob."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from dray import events
 from dray.errors import ConfigurationError
 from dray.mail import Mail
-from dray.notice import Notice
+from dray.notice import Event, Failure, Notice
 from dray.redact import redact
 from dray.settings import Settings
 from dray.store.board import NoticeBoard, TakenNotice
@@ -137,3 +137,9 @@ def next_tick(expression: str, now: int) -> int:
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
     following = next(CronSim(expression, epoch + timedelta(microseconds=now)))
     return round((following - epoch).total_seconds()) * 1_000_000
+
+
+def trial_notice() -> Notice:
+    """A notice of a failure that never was, to try channels out with."""
+    failure = Failure(0, "default", 1, "this is a test: nothing has failed", datetime.now(UTC))
+    return Notice(id=0, event=Event.FAILED, task="test", fingerprint=None, count=1, failures=(failure,))

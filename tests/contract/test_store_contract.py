@@ -16,10 +16,9 @@ from sqlalchemy import Engine, NullPool, create_engine, event, text
 from dray.errors import WorkerGone
 from dray.job import Died, Failed, Flag, HandedBack, NewJob, Reason, State
 from dray.store import base, open_store
-from dray.store.lanes import SWEEP_EVERY
 from dray.store.claim import claim as claim_within
 from dray.store.connect import Database as Pool
-from dray.store.lanes import Lanes
+from dray.store.lanes import SWEEP_EVERY, Lanes
 from dray.store.rescue import Watch
 from dray.store.sql import SqlStore
 from dray.store.tables import Tables

@@ -62,7 +62,16 @@ FLOORS: list[set[str]] = [
         "store.unique",
         "store.cover",
     }
-    | {"store.add", "store.lanes", "store.claim", "store.attempts", "store.notices", "store.rollups", "store.finish"}
+    | {
+        "store.add",
+        "store.lanes",
+        "store.claim",
+        "store.attempts",
+        "store.notices",
+        "store.rollups",
+        "store.failures",
+        "store.finish",
+    }
     | {"store.settle", "store.sweep", "store.expire", "store.rescue", "store.promote"}
     | {"store.control", "store.controls", "store.workers", "store.waits", "store.listing", "store.read"}
     | {"store.output", "store.prune"}
@@ -101,6 +110,8 @@ FLOORS: list[set[str]] = [
 
 # Steps on one floor, one by one. They must not go in a circle.
 NEIGHBOURS: dict[str, set[str]] = {
+    "store.failures": {"store.tables", "store.rows"},
+    "cli.errors": {"cli.words", "cli.output", "cli.options", "cli.opening", "cli.facts"},
     "kinds": {"selection"},
     "lane": {"task"},
     "bulk": {"sender", "handle"},
@@ -163,7 +174,7 @@ NEIGHBOURS: dict[str, set[str]] = {
     "store.rescue": {"store.attempts", "store.owed", "store.tables", "store.claim", "store.finish", "store.workers"},
     "store.caller": {"store.owed", "store.settle", "store.wakeup"},
     "store.roster": {"store.connect", "store.tables", "store.wakeup", "store.workers"},
-    "store.desk": {"store.rollups", "store.notices", "store.connect", "store.settle", "store.tables", "store.wakeup"}
+    "store.desk": {"store.failures", "store.rollups", "store.notices", "store.connect", "store.settle", "store.tables", "store.wakeup"}
     | {"store.control", "store.controls", "store.edges", "store.gates", "store.output", "store.prune", "store.read"}
     | {"store.unique", "store.waits"},
     "store.vitals": {"store.connect", "store.tables"},

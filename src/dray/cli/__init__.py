@@ -71,6 +71,8 @@ VERBS = {
     "pause": Place("dray.cli.queues:pause", "Let nothing of a queue start."),
     "resume": Place("dray.cli.queues:resume", "Let a paused queue go on."),
     "stats": Place("dray.cli.stats:stats", "Show how things are, or check it."),
+    "errors": Place("dray.cli.errors:errors", "Show what fails, alike with alike."),
+    "notify": Place("dray.cli.errors:notify", "Tell people of failures now, or try it out."),
     "doctor": Place("dray.cli.ops:doctor", "Find out what is wrong, and how to mend it."),
     "prune": Place("dray.cli.ops:prune", "Delete jobs that ended long ago."),
     "demo": Place("dray.cli.demo:demo", "See it work, with nothing to set up."),

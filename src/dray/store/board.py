@@ -73,6 +73,10 @@ class RollupBoard(Protocol):
         """What was done in the last so many seconds, by task and queue."""
         ...
 
+    def errors(self, seconds: float | None = None) -> Sequence[Any]:
+        """What failed in the last so many seconds, alike with alike; of the newest 10,000 failed attempts."""
+        ...
+
     def merge_rollups(self, older_than: float) -> int:
         """Make one hour of the oldest minutes that are so many seconds old, whoever else does it too; gives how many rows
         went. Nothing is counted twice, and nothing is lost."""

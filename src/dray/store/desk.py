@@ -11,12 +11,13 @@ from sqlalchemy import Connection, select
 from dray.job import Flag, JobRow, Lease, Ready, State, name_hash
 from dray.rollup import Numbers
 from dray.stations import GROUP, gate_hash
-from dray.store import control, controls, edges, gates, notices, output, prune, read, rollups, unique, waits
+from dray.store import control, controls, edges, failures, gates, notices, output, prune, read, rollups, unique, waits
 from dray.store.board import Rollup
 from dray.store.codes import EPOCH, STATE, instant
 from dray.store.connect import Database
 from dray.store.control import Moved, Moves
 from dray.store.controls import Controls
+from dray.store.failures import ErrorKind
 from dray.store.notices import Taken
 from dray.store.output import Line, OutputLine
 from dray.store.read import AttemptRow, Filter, QueueCount
@@ -145,6 +146,10 @@ class Desk:
     def totals(self, seconds: float) -> dict[tuple[str, str], Numbers]:
         """What was done in the last so many seconds, by task and queue."""
         return self._look(lambda connection: rollups.totals(connection, self._tables, seconds))
+
+    def errors(self, seconds: float | None = None) -> list[ErrorKind]:
+        """What failed in the last so many seconds, alike with alike; of the newest 10,000 failed attempts."""
+        return self._look(lambda connection: failures.kinds(connection, self._tables, seconds))
 
     def merge_rollups(self, older_than: float) -> int:
         """Make an hour of the oldest minutes that are so old; gives how many rows went: 0 when there are none."""
