@@ -13,6 +13,7 @@ async tasks they may be async functions, and others are called in a thread. One 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -144,18 +145,18 @@ async def _in_a_thread(call: Callable[[], Any]) -> Any:
     """Like `asyncio.to_thread`, in a thread that nobody waits for: one that hangs must not keep the process from ending."""
     loop, done = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
 
-    def tell(setter: Callable[[Any], None], value: Any) -> None:
+    def take(box: tuple[Any, BaseException | None]) -> None:
         if not done.done():
-            setter(value)
+            done.set_result(box)
 
     def run() -> None:
+        box: tuple[Any, BaseException | None]
         try:
-            value = call()
-        except BaseException as error:
-            # A future takes no StopIteration, and a signal of ours would end the loop's callback: all are carried in a box.
-            loop.call_soon_threadsafe(tell, done.set_result, (None, error))
-        else:
-            loop.call_soon_threadsafe(tell, done.set_result, (value, None))
+            box = call(), None
+        except BaseException as error:  # in a box, since a future takes no StopIteration
+            box = None, error
+        with contextlib.suppress(RuntimeError):  # it took so long that the loop is gone
+            loop.call_soon_threadsafe(take, box)
 
     threading.Thread(target=run, name="dray-hook", daemon=True).start()
     value, error = await done

@@ -344,7 +344,8 @@ def _teller(loop: asyncio.AbstractEventLoop, written: asyncio.Future[bool]) -> C
             written.set_result(accepted)
 
     def tell(accepted: bool) -> None:
-        loop.call_soon_threadsafe(hear, accepted)
+        with contextlib.suppress(RuntimeError):  # the loop is gone, and with it whoever wanted to know
+            loop.call_soon_threadsafe(hear, accepted)
 
     return tell
 

@@ -174,7 +174,15 @@ NEIGHBOURS: dict[str, set[str]] = {
     "store.rescue": {"store.attempts", "store.owed", "store.tables", "store.claim", "store.finish", "store.workers"},
     "store.caller": {"store.owed", "store.settle", "store.wakeup"},
     "store.roster": {"store.connect", "store.tables", "store.wakeup", "store.workers"},
-    "store.desk": {"store.failures", "store.rollups", "store.notices", "store.connect", "store.settle", "store.tables", "store.wakeup"}
+    "store.desk": {
+        "store.failures",
+        "store.rollups",
+        "store.notices",
+        "store.connect",
+        "store.settle",
+        "store.tables",
+        "store.wakeup",
+    }
     | {"store.control", "store.controls", "store.edges", "store.gates", "store.output", "store.prune", "store.read"}
     | {"store.unique", "store.waits"},
     "store.vitals": {"store.connect", "store.tables"},
