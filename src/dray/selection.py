@@ -85,8 +85,9 @@ class Weighted:
             for queue in sorted(due, key=lambda queue: (given[queue] - due[queue], queue))[:left]:
                 given[queue] += 1
         while (over := sum(given.values()) - wanted) > 0:
-            for queue in sorted(given, key=lambda queue: (due[queue] - given[queue], queue))[:over]:
-                given[queue] -= given[queue] > 0
+            taken = [queue for queue, number in given.items() if number]
+            for queue in sorted(taken, key=lambda queue: (due[queue] - given[queue], queue))[:over]:
+                given[queue] -= 1
         self._credit = {queue: due[queue] - given[queue] for queue in due}
         return [(queue, number) for queue, number in given.items() if number]
 

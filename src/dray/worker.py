@@ -174,9 +174,10 @@ class Worker:
         pauses = [GLANCE] if self.items else []
         if self.slots.done:
             pauses.append(self.slots.done[0].ended + self._pace.flush_after - now)
-        if self._wants() > 0:
-            # What may not be started is not looked for, however many hints there are.
-            pauses.append(self._intake.wait(now) if self._lease.may_start() else GLANCE)
+        if self._wants() > 0 and self._lease.may_start():
+            pauses.append(self._intake.wait(now))
+        else:  # what may not be started is not looked for, however many hints there are
+            pauses.append(GLANCE)
         if self.limits.max_time is not None:
             pauses.append(self._began + self.limits.max_time - now)
         return min(pauses, default=GLANCE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dray.errors import BadOption
@@ -28,7 +28,8 @@ def test_shares_follow_the_weights_exactly_in_the_long_run(batch: int) -> None:
         assert abs(taken[queue] - taken.total() * weight / 10) <= 2
 
 
-@given(st.lists(st.tuples(st.sets(st.integers(1, 6), min_size=1), st.integers(1, 60)), max_size=60))
+@given(st.lists(st.tuples(st.sets(st.integers(1, 6), min_size=1), st.integers(1, 600)), max_size=60))
+@example([({1, 2, 3}, 500), ({1, 2}, 500), ({1, 2, 3}, 1), ({1, 3}, 7), ({1, 2, 3}, 2)] * 20)
 def test_whatever_is_empty_meanwhile_all_that_is_wanted_is_given_out(steps: list[tuple[set[int], int]]) -> None:
     for choice in (Weighted({1: 1, 2: 10, 3: 100}), Strict([3, 1, 2])):
         for queues, wanted in steps:

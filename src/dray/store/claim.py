@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row
 
 from dray.errors import WorkerGone
 from dray.job import Claim, Lease, name_hash
-from dray.selection import DEEP, TaskFilter, spread
+from dray.selection import DEEP, Choice, TaskFilter, spread
 from dray.store.lanes import SKIP_SCAN, Lane, Lanes
 from dray.store.tables import Tables
 
@@ -149,16 +149,26 @@ def _timed(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes,
 def _claim(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, limit: int) -> list[Row[Any]]:
     if lanes.choice is None:
         return _claim_here(connection, tables, worker_id, lanes, limit)
+    try:
+        return _claim_by_choice(connection, tables, worker_id, lanes, limit, lanes.choice)
+    finally:
+        lanes.only = None  # also when the transaction is going to be run again
+
+
+def _claim_by_choice(
+    connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, limit: int, choice: Choice
+) -> list[Row[Any]]:
     rows: list[Row[Any]] = []
     queues = sorted({lane[0] for lane in lanes.in_order()})
-    while len(rows) < limit and (shares := lanes.choice.shares(queues, limit - len(rows)) if queues else []):
+    while queues and len(rows) < limit:
         taken = []
-        for lanes.only, share in shares:
+        for lanes.only, share in choice.shares(queues, limit - len(rows)):
             some = _claim_here(connection, tables, worker_id, lanes, share)
             taken.append(sorted(some, key=_SOONEST))
             if len(some) < share:
                 queues.remove(lanes.only)  # what it could not give, the others may
-        lanes.only = None
+        if not taken:
+            break
         rows += spread(taken)
     return rows
 
