@@ -10,6 +10,7 @@ FLUSH_AFTER = (0.005, 0.05)  # seconds an outcome waits for others before it is 
 FLUSH_AT = 200  # outcomes that are written at once
 STALE_AFTER = 2.0  # seconds a fetched job waits for a slot before others may have it
 FIRST_POLL, LAST_POLL = 0.02, 1.0  # seconds between looks of an idle worker: soon at first, then more seldom
+UNWOKEN_POLL = 0.08  # the most where nobody wakes it: an urgent job starts within a tenth of a second all the same
 GROWTH = 1.5
 
 
@@ -25,6 +26,7 @@ class Pace:
     most: int  # jobs fetched ahead at most
     rate: float = 0.0  # jobs finished per second, a moving average
     poll: float = FIRST_POLL
+    woken_up: bool = True  # the database tells when there is something; else only a look shows it
     flush_after: float = FLUSH_AFTER[0]
     _counted: int = 0
     _since: float | None = None
@@ -60,7 +62,7 @@ class Pace:
     def empty(self) -> float:
         """Nothing was ready: seconds until the next look, each time somewhat longer, so that idling costs nothing."""
         wait = self.poll
-        self.poll = min(self.poll * GROWTH, LAST_POLL)
+        self.poll = min(self.poll * GROWTH, LAST_POLL if self.woken_up else UNWOKEN_POLL)
         return wait * random.uniform(0.9, 1.1)  # workers started together shall not ask together
 
     def woken(self) -> None:

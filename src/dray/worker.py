@@ -68,7 +68,8 @@ class Worker:
         self.concurrency = settings.concurrency if concurrency is None else concurrency
         self.worker_id = 0
         self._inbox = Inbox()
-        self._pace = Pace(concurrency=self.concurrency, most=settings.prefetch)
+        woken_up = settings.listen and self.store.bell.wakes
+        self._pace = Pace(concurrency=self.concurrency, most=settings.prefetch, woken_up=woken_up)
         self._intake = PollIntake(self.store, self.store.pickup(queues, priorities, tasks, choice), self._pace, app.run_ahead)
         self.tally = Tally()
         self._finisher = Finisher(self.store, app.runner, on_settled=self._settled, tally=self.tally)

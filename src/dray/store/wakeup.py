@@ -57,6 +57,11 @@ class Bell:
         self._thread: threading.Thread | None = None
         self._busy = False
 
+    @property
+    def wakes(self) -> bool:
+        """Whether other processes hear of what is ready: MySQL has no way to tell them."""
+        return self._database.dialect.name != "mysql"
+
     def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Call the listener whenever this process makes a job ready; returns how to stop that."""
         self._listeners.append(listener)
