@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
 from dray.bulk import Bulk
 from dray.codec import Codec
-from dray.context import current_job
+from dray.context import Context
 from dray.errors import BadOption, ConfigurationError
 from dray.handle import Job
 from dray.hooks import Hooks
@@ -269,7 +269,7 @@ class Dray:
         self.learn_types()
         definition.bind(args, kwargs)
         job = self._new_job(definition, options, args, kwargs)
-        return Bound(self, with_waits(job, definition, options, args, kwargs, self.codec))
+        return Bound(self, with_waits(job, definition, options, args, kwargs, self.codec), spawner=_spawner(options))
 
     def bound_instance(self, instance: Task, options: Options) -> Bound:
         self.learn_types()
@@ -277,7 +277,9 @@ class Dray:
         instance.validate()  # fields may have been changed since it was made
         fields = {field.name: getattr(instance, field.name) for field in dataclasses.fields(instance) if field.init}
         job = self._new_job(definition, options, (), fields)
-        return Bound(self, with_waits(job, definition, options, (), fields, self.codec), instance.before_enqueue)
+        return Bound(
+            self, with_waits(job, definition, options, (), fields, self.codec), instance.before_enqueue, _spawner(options)
+        )
 
     def _name_of(self, task: type[Task]) -> str:
         for definition in self.registry:
@@ -303,10 +305,9 @@ class Dray:
 
     def _all_bound(self, calls: Iterable[Bound | Task]) -> list[Bound]:
         bound = [one if isinstance(one, Bound) else self.bound_instance(one, Options()) for one in calls]
-        here = current_job()
         for one in bound:
-            if here is not None and one.job.parent is not None:
-                here.spawned = True
+            if one.spawner is not None:
+                one.spawner.spawned = True  # in whatever thread this is: its success waits for them
             if one.app is not self:
                 raise BadOption(f"{one.job.task!r} belongs to another app")
             if one.before_enqueue is not None:
@@ -360,6 +361,10 @@ class Transaction(AbstractContextManager[None], AbstractAsyncContextManager[None
 
     async def __aexit__(self, *_: object) -> None:
         self.__exit__()
+
+
+def _spawner(options: Options) -> Context | None:
+    return options.parent if isinstance(options.parent, Context) else None
 
 
 def _is_async(target: Any) -> bool:

@@ -80,7 +80,7 @@ class PollIntake:
         if most <= 1:
             return []
         self.leads = True
-        return self._store.follow(worker_id, head, most - 1)
+        return self._store.follow(worker_id, head, most - 1, self.pickup.priorities)
 
     def took(self, count: int, wanted: int) -> bool:
         """Learn from a look; True when it found less than wanted, so that there is no more for now."""

@@ -209,7 +209,9 @@ class Options:
                 raise BadOption(f"{name}_in must be a number of seconds from 0 up, got {seconds!r}")
             if instant is not None and instant.tzinfo is None:
                 raise BadOption(f"{name}_at needs a time zone, got {instant!r}; use datetime.now(UTC) or similar")
-        given = [name for name in ("expires", "deadline") if getattr(self, f"{name}_in") or getattr(self, f"{name}_at")]
+        given = [
+            name for name in ("expires", "deadline") if any(getattr(self, f"{name}_{how}") is not None for how in ("in", "at"))
+        ]
         if len(given) > 1:
             raise BadOption("give an expiry or a deadline, not both: what has to have ended by then must also have started")
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Unpack
 
+from dray.context import Context
 from dray.errors import BadArguments, BadOption
 from dray.handle import Job
 from dray.job import NewJob
@@ -65,6 +66,7 @@ class Bound:
     app: App
     job: NewJob
     before_enqueue: Callable[[], None] | None = None
+    spawner: Context | None = None  # the job that runs here and is its parent
 
     def enqueue(self) -> Job:
         """Insert it, and give the job."""

@@ -142,6 +142,8 @@ class Slots:
     def leave_hooks_behind(self, now: float) -> None:
         """Go on without hooks that take too long: their thread stays with them, and another takes its place."""
         for item in list(self.hooking):
+            if self._is_async(item):
+                continue  # those have their limit where they are called
             with self._leaving:
                 since = item.hook_since
                 if since is None or item.left_behind or now - since < self._runner.hook_limit:
@@ -151,8 +153,9 @@ class Slots:
             if item.outcome is None and item.give_up():
                 assert item.fallback is not None
                 self._end(item, item.fallback)
-            if not self._is_async(item):
-                self._start_thread()
+            if (behind := self._after(item)) is not None:
+                self._todo.put(behind)
+            self._start_thread()
 
     # --- threads --------------------------------------------------------------------------------------------------------
 

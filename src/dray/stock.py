@@ -32,15 +32,18 @@ class Stock:
     def give(self, worker_id: int, claims: Sequence[Claim]) -> None:
         """Take what was claimed, and let it start."""
         ordinary: list[Item] = []
-        for claim in claims:
-            item = self.receive(claim)
-            if claim.crashes >= ALONE_FROM:
-                self._alone.append(item)
-            else:
-                self._line_up(worker_id, item)
+        try:
+            for claim in claims:
+                item = self.receive(claim)
+                if claim.crashes >= ALONE_FROM:
+                    self._alone.append(item)
+                    continue
                 ordinary.append(item)
-        if ordinary:
-            self._slots.start(ordinary)
+                self._line_up(worker_id, item)
+        finally:
+            # Also when the database was away while somebody was lined up: what is here and in no slot would run for ever.
+            if ordinary:
+                self._slots.start(ordinary)
 
     def receive(self, claim: Claim) -> Item:
         """Take it without letting it start."""

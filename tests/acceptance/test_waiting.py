@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
 import pytest
 
 from dray import Dray, Limit, Permanent, State, Unique, current_job
 from dray.admin import Admin
+from dray.errors import StoreUnavailable
 from dray.limits import Limits
 from dray.testing import run_all
 from dray.worker import Worker
@@ -127,7 +129,7 @@ def test_a_worker_takes_only_its_range_of_priorities(app: Dray) -> None:
 
     for priority in (5, 10, 20, 30, 40, 41):
         note.using(priority=priority).enqueue(priority)
-    Worker(app, priorities=range(10, 41), limits=Limits(burst=True)).run()
+    Worker(app, priorities=range(10, 41), concurrency=1, limits=Limits(burst=True)).run()
     assert ran == [10, 20, 30, 40]
     with at_work(Worker(app, priorities=range(41, 42), concurrency=1)):
         wait_until(lambda: 41 in ran, "the other worker takes its own", 30)
@@ -193,6 +195,76 @@ def test_a_job_waits_for_the_children_that_it_spawned(app: Dray) -> None:
     tree = Admin(app).tree(job.id)
     assert (tree.row.id, [branch.row.id for branch in tree.children]) == (job.id, [job.id + 1, job.id + 2, job.id + 3])
     assert [one.row.parent_id for one in (app.job(id) for id in range(job.id + 1, job.id + 4))] == [job.id] * 3
+
+
+@rows("S3.18", "C66")
+def test_children_that_another_thread_of_the_job_spawned_are_waited_for_too(app: Dray) -> None:
+    order: list[str] = []
+
+    @app.task
+    def child() -> None:
+        order.append("child")
+
+    @app.task
+    def parent() -> None:
+        me = current_job()
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(lambda: child.using(parent=me).enqueue()).result()
+
+    @app.task
+    def behind() -> None:
+        order.append("behind")
+
+    job = parent.enqueue()
+    behind.using(after=[job]).enqueue()
+    run_all(app, concurrency=2)
+    assert order == ["child", "behind"]
+
+
+def test_a_hiccup_between_the_claim_and_those_behind_it_leaves_nothing_lying_about(
+    app: Dray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once such claims were known to the worker and in none of its slots: they ran for ever."""
+    ran: list[int] = []
+
+    @app.task(group="g", run_ahead=10)
+    def step(number: int) -> None:
+        ran.append(number)
+
+    @app.task
+    def plain() -> None:
+        ran.append(-1)
+
+    plain.enqueue()
+    app.enqueue_many(step.bind(number) for number in range(3))
+    real, broken = app.store.follow, [True]
+
+    def follow(*arguments: object) -> object:
+        if broken and broken.pop():
+            raise StoreUnavailable("the network is gone for a moment")
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(app.store, "follow", follow)
+    Worker(app, concurrency=2, limits=Limits(burst=True, max_time=60)).run()
+    assert sorted(ran) == [-1, 0, 1, 2]
+    assert app.store.desk.counts()[State.SUCCEEDED] == 4
+
+
+def test_those_behind_a_job_whose_hook_hangs_are_run_all_the_same(apps: list[Dray]) -> None:
+    app, release, ran = apps[0], threading.Event(), list[int]()
+    app.runner.hook_limit = 0.2
+
+    @app.task(group="g", run_ahead=10, after_run=lambda ctx, ended: release.wait(60))
+    def step(number: int) -> None:
+        ran.append(number)
+
+    jobs = app.enqueue_many(step.bind(number) for number in range(3))
+    try:
+        with at_work(Worker(app, concurrency=1)):
+            wait_until(lambda: all(job.refresh().state is State.SUCCEEDED for job in jobs), "all have succeeded", 30)
+    finally:
+        release.set()
+    assert ran == [0, 1, 2]
 
 
 def test_a_limit_holds_over_workers_and_a_unique_job_is_one(apps: list[Dray]) -> None:

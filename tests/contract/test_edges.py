@@ -299,3 +299,81 @@ def test_who_has_lost_its_lease_spawns_nothing(yard: Yard) -> None:
     with pytest.raises(LeaseLost):
         yard.add(parent=Lease(4711, 1))
     assert yard.store.desk.counts()[State.READY] == 1
+
+
+@pytest.mark.rows("C66", "C63")
+def test_what_a_job_has_covered_is_let_go_though_it_ends_through_its_children(yard: Yard) -> None:
+    wide = yard.add(group="g", threshold=10)
+    (claim,) = yard.take()
+    narrow = yard.add(group="g", threshold=20)
+    assert yard.store.cover(claim) == 1
+    child = yard.add(parent=claim.lease)
+    yard.end(claim, flags=Flag.SPAWNED)
+    (claim,) = yard.take()
+    assert claim.id == child
+    yard.end(claim)
+    assert [yard.state(id) for id in (wide, narrow)] == ["succeeded", "succeeded"]
+
+
+def test_one_that_has_lost_its_lease_covers_nothing(yard: Yard) -> None:
+    yard.add(group="g", threshold=10)
+    (claim,) = yard.take()
+    narrow = yard.add(group="g", threshold=20)
+    yard.store.roster.leave(yard.worker)
+    yard.store.rescue()
+    assert yard.store.cover(claim) == 0
+    assert yard.state(narrow) == "blocked: group"
+
+
+def test_what_waits_for_its_children_does_not_expire_and_a_retry_by_hand_has_no_expiry(yard: Yard) -> None:
+    parent = yard.add(expires_in=60.0)
+    (claim,) = yard.take()
+    yard.add(parent=claim.lease)
+    yard.end(claim, flags=Flag.SPAWNED)
+    late = yard.add(expires_in=60.0, delay=3600.0)
+    yard.clock.forward(61)
+    assert yard.store.expire().cancelled == 1
+    assert [yard.state(id) for id in (parent, late)] == ["blocked: children", "cancelled"]
+    yard.store.desk.retry([late])
+    assert not sum(yard.store.expire())
+    assert yard.state(late) == "ready"
+
+
+def test_giving_up_on_a_parent_leaves_alone_what_does_not_wait_for_it_any_more(yard: Yard) -> None:
+    parent = yard.add()
+    yard.add(group="g", queue="other")
+    (claim, busy) = sorted(yard.take(), key=lambda one: one.id)
+    child = yard.add(after=(parent,), group="g")
+    yard.end(claim)
+    assert yard.state(child) == "blocked: group"
+    assert yard.store.desk.dependents(parent) == []
+    assert busy.id != claim.id
+
+
+@pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ"])
+def test_a_parent_that_was_committed_after_the_callers_snapshot_is_known(yard: Yard, level: str) -> None:
+    if yard.store.tables.dialect.name == "sqlite":
+        pytest.skip("SQLite has no levels to choose from")
+    engine = yard.caller(isolation_level=level)
+    with engine.connect() as caller, caller.begin():
+        caller.execute(yard.store.tables.text("SELECT count(*) FROM {jobs}"))
+        parent = yard.add()
+        (child,) = yard.store.add_within(caller, [NewJob(task="t", queue="q", args="{}", after=(parent,))])
+    assert yard.state(child.id) == "blocked: parents"
+
+
+@pytest.mark.rows("S3.18")
+def test_a_long_transaction_that_spawns_keeps_nobody_from_the_row_of_its_job(yard: Yard) -> None:
+    if yard.store.tables.dialect.name == "sqlite":
+        pytest.skip("SQLite has one writer at a time")
+    parent = yard.add()
+    (claim,) = yard.take()
+    with yard.caller().connect() as caller:
+        transaction = caller.begin()
+        yard.store.add_within(caller, [NewJob(task="t", queue="q", args="{}", parent=claim.lease)])
+        assert yard.store.mark_started(claim.lease)  # waits for nothing
+        yard.end(claim, flags=Flag.SPAWNED)
+        transaction.rollback()
+    yard.clock.forward(2)
+    yard.store.settler.sweep()
+    assert yard.state(parent) == "succeeded"  # of a child that never was nothing is left

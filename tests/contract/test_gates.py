@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from dray.job import Failed, Flag, HandedBack, Snoozed, State
+from dray.job import Failed, Flag, HandedBack, NewJob, Snoozed, State, UniqueKey
 from dray.stations import gate_hash
 from dray.store import open_store
 from dray.store.owed import Owed
@@ -336,3 +337,78 @@ def test_what_a_job_covered_is_done_by_others_when_it_fails(yard: Yard) -> None:
     yard.store.desk.cancel([wide])
     assert yard.state(narrow) == "ready"
     assert yard.run() == [narrow]
+
+
+# --- what may go wrong beside them ----------------------------------------------------------------------------------------
+
+
+NOTE = "INSERT INTO {unsettled} (at, owed) VALUES (1, :owed)"
+
+
+def test_a_note_that_cannot_be_read_or_settled_stays_and_keeps_nothing_else_waiting(yard: Yard) -> None:
+    """Once a note that nobody could settle was tried again and again, and the chores behind it were never done."""
+    store = yard.store
+    for owed in ("no json", '{"batches": [5]}', '{"groups": [7], "batches": [5]}', '{"ended": []}'):
+        store.database.once(lambda c, owed=owed: c.execute(store.tables.text(NOTE), {"owed": owed}))  # type: ignore[misc]
+    yard.add(group="g")
+    with_note = store.settler.settle
+    store.settler.settle = lambda owed, notes=(): []  # type: ignore[method-assign]
+    (claim,) = yard.take()
+    second = yard.add(group="g")
+    yard.end(claim)
+    store.settler.settle = with_note  # type: ignore[method-assign]
+    yard.clock.forward(2)
+    assert store.settler.sweep() >= 1
+    assert yard.state(second) == "ready"
+    assert len(store.database.once(lambda c: c.execute(store.tables.text("SELECT id FROM {unsettled}")).all())) == 3
+
+
+@pytest.mark.rows("C48")
+def test_settling_waits_for_nobodys_long_transaction(yard: Yard) -> None:
+    """A caller who has found a queued job by its unique key keeps it from starting until he commits: it, and nobody else."""
+    if yard.store.tables.dialect.name == "sqlite":
+        pytest.skip("SQLite has one writer at a time")
+    key = UniqueKey(5, 0)
+    head, second = yard.add(group="g"), yard.add(group="g", unique=key)
+    other_head, other = yard.add(group="h"), yard.add(group="h")
+    claims = {claim.id: claim for claim in yard.take()}
+    with yard.caller().connect() as caller, caller.begin():
+        (found,) = yard.store.add_within(caller, [NewJob(task="t", queue="q", args="{}", unique=key)])
+        assert (found.id, found.created) == (second, False)
+        began = time.monotonic()
+        yard.end(claims[head])
+        yard.end(claims[other_head])
+        assert time.monotonic() - began < 5
+        assert yard.state(second) == "blocked: group"
+        assert yard.state(other) == "ready"
+    yard.clock.forward(2)
+    yard.store.settler.sweep()
+    assert yard.state(second) == "ready"
+
+
+def test_those_behind_a_head_are_taken_only_if_they_are_of_its_queue_and_have_seen_no_death(yard: Yard) -> None:
+    ids = [yard.add(group="g"), yard.add(group="g"), yard.add(group="g", queue="other"), yard.add(group="g")]
+    (head,) = yard.take()
+    assert [claim.id for claim in yard.store.follow(yard.worker, head, 10)] == [ids[1]]
+
+
+def test_a_new_limit_has_the_numbers_of_the_latest_enqueue(yard: Yard) -> None:
+    rules = ("1", "5", "5", "3")
+    yard.store.add([NewJob(task="t", queue="q", args="{}", limit="l", limit_rule=rule) for rule in rules])
+    assert len(yard.take()) == 3
+
+
+def test_a_limit_with_room_for_thousands_lets_thousands_go(yard: Yard) -> None:
+    job = NewJob(task="t", queue="q", args="{}", limit="l", limit_rule="3000")
+    yard.store.add([job] * 1500)
+    yard.store.add([job] * 700)
+    assert yard.store.desk.counts(cap=5000)[State.READY] == 2200
+
+
+def test_rows_of_limits_with_a_rate_are_pruned_once_nothing_counts(yard: Yard) -> None:
+    yard.add(limit="l", limit_rule="5/60")
+    yard.end(yard.take()[0])
+    yard.clock.forward(30)
+    assert yard.store.desk.prune_gates(10) == 0
+    yard.clock.forward(60)
+    assert yard.store.desk.prune_gates(10) == 1

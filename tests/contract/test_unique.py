@@ -143,7 +143,7 @@ def test_keys_that_nobody_holds_are_pruned(yard: Yard) -> None:
     yard.run()
     held = add(yard, job("d"))
     yard.store.desk.prune_keys(None)
-    with yard.store.database.engine.connect() as connection:
+    with yard.caller().connect() as connection:
         left = connection.execute(yard.store.tables.text("SELECT job_id FROM {unique_keys}")).scalars().all()
     assert left == [held.id]
 
@@ -235,3 +235,70 @@ def test_an_expired_job_is_not_tried_again(yard: Yard) -> None:
     yard.clock.forward(61)
     assert tuple(yard.store.expire()) == (1, 0)
     assert yard.state(id) == "cancelled"
+
+
+@pytest.mark.rows("C59")
+def test_a_key_that_somebody_is_just_taking_over_is_not_pruned(yard: Yard) -> None:
+    if yard.store.tables.dialect.name == "sqlite":
+        pytest.skip("SQLite has one writer at a time")
+    new = NewJob(task="t", queue="q", args="{}", unique=UniqueKey(6, 0))
+    yard.store.add([new])
+    yard.end(yard.take()[0])
+    with yard.caller().connect() as caller, caller.begin():
+        (mine,) = yard.store.add_within(caller, [new])
+        assert mine.created
+        yard.store.desk.prune_keys(None)  # waits for nobody
+    yard.store.desk.prune_keys(None)
+    assert [one.created for one in yard.store.add([new])] == [False]
+
+
+@pytest.mark.rows("C59", "C65")
+@pytest.mark.parametrize("conflict", ["keep", "replace"])
+def test_a_duplicate_is_found_in_a_transaction_that_began_before_it(yard: Yard, conflict: str) -> None:
+    if yard.store.tables.dialect.name != "mysql":
+        pytest.skip("PostgreSQL tells the caller to try again, SQLite has one writer at a time")
+    new = NewJob(task="t", queue="q", args="{}", unique=UniqueKey(7, 0, conflict=conflict))
+    engine = yard.caller(isolation_level="REPEATABLE READ")
+    with engine.connect() as caller, caller.begin():
+        caller.execute(yard.store.tables.text("SELECT count(*) FROM {jobs}"))
+        (first,) = yard.store.add([new])
+        (second,) = yard.store.add_within(caller, [new])
+    assert (second.id, second.created) == (first.id, False)
+
+
+@pytest.mark.rows("C65")
+def test_two_who_debounce_the_same_at_once_lose_no_transaction(yard: Yard) -> None:
+    if yard.store.tables.dialect.name == "sqlite":
+        pytest.skip("SQLite has one writer at a time")
+    new = NewJob(task="t", queue="q", args="{}", unique=UniqueKey(8, 0, conflict="replace"))
+    yard.store.add([new])
+    start, lost = threading.Barrier(2), list[Exception]()
+
+    def debounce() -> None:
+        for _ in range(25):
+            start.wait(30)
+            try:
+                with yard.caller().connect() as caller, caller.begin():
+                    yard.store.add_within(caller, [new])
+            except Exception as error:
+                lost.append(error)
+
+    threads = [threading.Thread(target=debounce) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert lost == []
+
+
+@pytest.mark.rows("S2.26")
+def test_a_conflict_that_the_caller_catches_leaves_nothing_of_the_batch_behind(yard: Yard) -> None:
+    taken = NewJob(task="t", queue="q", args="{}", unique=UniqueKey(9, 0, conflict="raise"))
+    other = NewJob(task="t", queue="q", args="{}", unique=UniqueKey(10, 0))
+    yard.store.add([taken])
+    with yard.caller().connect() as caller, caller.begin():
+        caller.execute(yard.store.tables.text("DELETE FROM {labels}"))  # SQLite begins with the first write
+        with pytest.raises(Conflict):
+            yard.store.add_within(caller, [other, taken])
+    assert [one.created for one in yard.store.add([other])] == [True]
+    assert sum(yard.store.desk.counts().values()) == 2

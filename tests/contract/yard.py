@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from sqlalchemy import Engine, NullPool, create_engine
+
 from dray.job import Claim, Done, Finish, NewJob, Outcome
 from dray.lifecycle import Retry, await_children, decide
 from dray.store import open_store
@@ -18,11 +20,16 @@ class Yard:
 
     def __init__(self, database: Database) -> None:
         self.clock = Clock()
+        self.url = database.url
         self.store: SqlStore = open_store(database.url, create_tables=True, clock=self.clock)
         self.store.ensure()
         self.hire()
         self.steady = 0.0
         self.pickup = self.begin()
+
+    def caller(self, **options: Any) -> Engine:
+        """An engine of the application's own, on the same database."""
+        return create_engine(self.url, poolclass=NullPool, **options)
 
     def hire(self) -> None:
         """A new worker; the one before is forgotten."""

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import msgspec
 from sqlalchemy import Connection, insert, select
 
-from dray.job import Added, Flag, NewJob, State, name_hash
+from dray.errors import UnknownJob
+from dray.job import Added, Flag, Lease, NewJob, State, name_hash
 from dray.stations import GROUP, LIMIT, enter, gate_hash
 from dray.store import edges, unique
 from dray.store.codes import REASON, STATE, STATE_OF
@@ -105,17 +106,30 @@ def _literal_row(later: str) -> tuple[str, list[str]]:
 _NOW, _DELAYED, _DATED = (_literal_row(later) for later in ("FALSE", "TRUE", _LATER))
 
 
-def add(connection: Connection, tables: Tables, jobs: Sequence[NewJob]) -> tuple[list[Added], Owed]:
+def add(
+    connection: Connection,
+    tables: Tables,
+    jobs: Sequence[NewJob],
+    *,
+    marked: bool = False,
+    missing: Callable[[set[int]], set[int]] = lambda ids: ids,
+) -> tuple[list[Added], Owed]:
     """Insert jobs; give their ids in the order of the jobs (C8), and what has to be settled after the commit.
 
     One statement for each thousand jobs; labels, if there are any, one more. It inserts rows of these jobs only and takes no
     shared lock, so it never waits for another producer, nor makes one wait, however long the transaction is. That is why a job
     of a group always joins the end of the line, even if nobody stands in it.
 
+    marked     the jobs that spawn these have been marked already
+    missing    asks once more for parents that this transaction does not see, which may be an old one
+
     Raises UnknownJob for a parent that does not exist, and LeaseLost for a spawner that has lost its lease.
     """
-    edges.check_parents(connection, tables, jobs)
-    edges.mark_spawners(connection, tables, {job.parent for job in jobs if job.parent is not None})
+    unknown = edges.missing_parents(connection, tables, {id for job in jobs for id in job.after})
+    if unknown and (unknown := missing(unknown)):
+        raise UnknownJob(min(unknown))
+    if not marked:
+        edges.mark_spawners(connection, tables, spawners_of(jobs))
     added: list[Added] = []
     owed = Owed()
     for chunk in _chunks(jobs):
@@ -130,6 +144,11 @@ def add(connection: Connection, tables: Tables, jobs: Sequence[NewJob]) -> tuple
         owed.rulings |= set({job.limit: id for id, job in new if job.limit}.values())
         added += [made.get(place) or there(place, made) for place in range(len(chunk))]
     return added, owed
+
+
+def spawners_of(jobs: Sequence[NewJob]) -> set[Lease]:
+    """The running jobs that spawn these."""
+    return {job.parent for job in jobs if job.parent is not None}
 
 
 def _fresh(

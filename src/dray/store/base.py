@@ -70,6 +70,7 @@ class Pickup(Protocol):
     @property
     def queues(self) -> tuple[str, ...]: ...
 
+    priorities: range | None
     paused: frozenset[int]  # hashes of queues of which nothing is taken; its owner says so
 
     def forget(self) -> None:
@@ -103,10 +104,11 @@ class EngineStore(Protocol):
         that is not alive."""
         ...
 
-    def follow(self, worker_id: int, head: Claim, limit: int) -> list[Claim]:
+    def follow(self, worker_id: int, head: Claim, limit: int, priorities: range | None = None) -> list[Claim]:
         """Take those that stand behind a claimed job in its group, up to `limit`, in their order, to be run one after the
-        other by the same worker. Stops before the first that is of another task, or has a limit. Whatever becomes of the
-        worker, none of them is ready before those in front of it have ended."""
+        other by the same worker. Stops before the first that is of another task or queue, of none of these priorities, has a
+        limit, or has seen its worker die. Whatever becomes of the worker, none of them is ready before those in front of it
+        have ended."""
         ...
 
     def cover(self, claim: Claim) -> int:

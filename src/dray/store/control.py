@@ -220,7 +220,9 @@ def _halting(connection: Connection, tables: Tables, over: Sequence[_Found]) -> 
     if not groups:
         return set()
     mine = and_(halts.c.group_hash.in_(sorted(groups)), halts.c.job_id.in_(sorted(job.id for job in over)))
-    found = connection.execute(select(halts.c.group_hash, halts.c.job_id).where(mine).order_by(halts.c.job_id)).all()
+    # Locked: if somebody unblocks the group at this moment, either he finds nothing, or we do.
+    query = select(halts.c.group_hash, halts.c.job_id).where(mine).order_by(halts.c.job_id)
+    found = connection.execute(tables.dialect.wait_for(query)).all()
     connection.execute(delete(halts).where(mine))
     first = {row[0]: row[1] for row in reversed(found)}  # one head for each group, however many have failed in it
     return set(first.values())
@@ -234,6 +236,8 @@ def move(connection: Connection, tables: Tables, ids: Sequence[int], queue: str 
     if priority is not None:
         rank = case((tables.jobs.c.group_rank == tables.jobs.c.priority, priority), else_=tables.jobs.c.group_rank)
         values |= {"group_rank": rank, "priority": priority}
+    # Else it would lie below the floors of those who claim from where it goes.
+    values["ready_at"] = case((tables.jobs.c.state == READY, tables.now()), else_=tables.jobs.c.ready_at)
 
     def act(found: Sequence[_Found]) -> Acted:
         _update(connection, tables, _ids(found, WAITING), WAITING, values)
@@ -321,7 +325,7 @@ def _update(
 
 def _afresh(tables: Tables) -> dict[str, Any]:
     """An ended job as if it had never run. Its fence and its last error stay."""
-    times = "claimed_at", "started_at", "finished_at", "covered_by"
+    times = "claimed_at", "started_at", "finished_at", "covered_by", "expires_at"  # a person wants it now
     nothing = ("worker_id", *times, "group_held", "limit_held", "result", "report", "note")
     flags = tables.history.c.flags.bitwise_and(~int(Flag.CANCEL | Flag.SUSPECT))
     return {

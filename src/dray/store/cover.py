@@ -13,7 +13,7 @@ from sqlalchemy import Connection, and_, select, update
 
 from dray.job import Claim, Reason, name_hash
 from dray.stations import Held
-from dray.store.codes import BLOCKED, REASON, SUCCEEDED, document
+from dray.store.codes import BLOCKED, REASON, RUNNING, SUCCEEDED, document
 from dray.store.ends import end_waiting
 from dray.store.places import COLUMNS, Placed, Traveller, send_on
 from dray.store.tables import Tables
@@ -25,10 +25,19 @@ _COVERED = (
     f" JOIN {{jobs}} j ON j.group_hash = h.group_hash AND j.group_held = {int(Held.COVERED)} AND j.covered_by = h.id"
 )
 
+_IN = (
+    "SELECT DISTINCT j.covered_by FROM {rows} JOIN {jobs} j"
+    f" ON j.group_hash = d.i AND j.group_held = {int(Held.COVERED)} WHERE j.covered_by IS NOT NULL"
+)
+
 
 def cover(connection: Connection, tables: Tables, claim: Claim) -> int:
-    """Cover what waits in the group of a job that is about to start; gives how many these are."""
+    """Cover what waits in the group of a job that is about to start; gives how many these are. None, if it is run under this
+    lease no more: it has ended perhaps, and nobody would let go on what it covers."""
     jobs = tables.jobs
+    mine = select(jobs.c.id).where(jobs.c.id == claim.id, jobs.c.fence == claim.fence, jobs.c.state == RUNNING)
+    if connection.execute(tables.dialect.wait_for(mine)).first() is None:
+        return 0
     wanted = select(jobs.c.id).where(
         jobs.c.group_hash == claim.group_hash,
         jobs.c.group_held == int(Held.WAITS),
@@ -40,9 +49,18 @@ def cover(connection: Connection, tables: Tables, claim: Claim) -> int:
     if not ids:
         return 0
     waiting = and_(jobs.c.state == BLOCKED, jobs.c.group_held == int(Held.WAITS))
-    mine = tables.dialect.by_primary_key(update(jobs).where(jobs.c.id.in_(ids), waiting))
-    covered = mine.values(reason=COVERED, group_held=int(Held.COVERED), covered_by=claim.id)
+    some = tables.dialect.by_primary_key(update(jobs).where(jobs.c.id.in_(ids), waiting))
+    covered = some.values(reason=COVERED, group_held=int(Held.COVERED), covered_by=claim.id)
     return connection.execute(covered).rowcount
+
+
+def coverers_in(connection: Connection, tables: Tables, groups: Sequence[int]) -> list[int]:
+    """The jobs that cover others in these groups."""
+    return sorted(
+        connection.execute(
+            tables.text(_IN.replace("{rows}", tables.dialect.rows({"i": "int"}))), {"doc": document(groups)}
+        ).scalars()
+    )
 
 
 def ended_coverers(connection: Connection, tables: Tables, ids: Sequence[int]) -> list[int]:

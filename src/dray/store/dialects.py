@@ -63,21 +63,23 @@ class Dialect:
         """Lock the rows a query finds, waiting for those others have."""
         return query.with_for_update(key_share=self.name == "postgresql") if self.skip_locked else query
 
-    def lock_ids(self, table: str, columns: str) -> str:
+    def lock_ids(self, table: str, columns: str, *, skip: bool = False) -> str:
         """SQL: lock the rows `j` of a table in ascending order, waiting for those others have, and read these columns.
+        `skip`: those others have are passed over instead.
 
         The ids travel in the parameter `doc`, an ascending JSON array of {"i": id}.
         """
         join = f"SELECT {columns} FROM {self._by_key(table, 'id', 'PRIMARY')}"
+        skipping = " SKIP LOCKED" if skip else ""
         match self.name:
             case "sqlite":
                 return join
             case "postgresql":
                 # An array and not a join, for which it would read a table from end to end as long as it seems small.
                 ids = f"ANY(ARRAY(SELECT d.i FROM {self.rows({'i': 'int'})}))"
-                return f"SELECT {columns} FROM {table} j WHERE j.id = {ids} ORDER BY j.id FOR NO KEY UPDATE OF j"
+                return f"SELECT {columns} FROM {table} j WHERE j.id = {ids} ORDER BY j.id FOR NO KEY UPDATE OF j{skipping}"
             case _:
-                return f"{join} FOR UPDATE"
+                return f"{join} FOR UPDATE{skipping}"
 
     def delete_ids(self, table: str, column: str = "id", where: str = "", index: str = "PRIMARY") -> str:
         """SQL: delete the rows of a table whose column is one of the ids in `doc`, as above."""

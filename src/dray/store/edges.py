@@ -8,14 +8,14 @@ Only the children are locked, never the parents.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, and_, select, update
+from sqlalchemy import Connection, and_, or_, select, update
 
-from dray.errors import LeaseLost, UnknownJob
-from dray.job import Flag, Lease, NewJob, Reason
+from dray.errors import LeaseLost
+from dray.job import Flag, Lease, Reason
 from dray.store.codes import BLOCKED, CANCELLED, FAILED, REASON, RUNNING, SCHEDULED, SUCCEEDED, document
 from dray.store.ends import end_waiting
 from dray.store.owed import Owed
@@ -94,16 +94,13 @@ def look_again(connection: Connection, tables: Tables, ids: Sequence[int]) -> Pl
     return _settle(connection, tables, sorted(ids), None)
 
 
-def check_parents(connection: Connection, tables: Tables, jobs: Iterable[NewJob]) -> None:
-    """Raise UnknownJob for a parent that is neither live nor in the history."""
-    wanted = {id for job in jobs for id in job.after}
+def missing_parents(connection: Connection, tables: Tables, wanted: Collection[int]) -> set[int]:
+    """Those of these jobs that are neither live nor in the history, as far as this transaction can see."""
     if not wanted:
-        return
+        return set()
     there = "SELECT d.i FROM {rows} WHERE EXISTS (SELECT 1 FROM {jobs} j WHERE j.id = d.i) OR EXISTS"
     there += " (SELECT 1 FROM {history} h WHERE h.id = d.i)"
-    found = set(connection.execute(_with(tables, there), {"doc": document(sorted(wanted))}).scalars())
-    if missing := wanted - found:
-        raise UnknownJob(min(missing))
+    return set(wanted) - set(connection.execute(_with(tables, there), {"doc": document(sorted(wanted))}).scalars())
 
 
 def mark_spawners(connection: Connection, tables: Tables, leases: Iterable[Lease]) -> None:
@@ -127,13 +124,15 @@ def waive(connection: Connection, tables: Tables, id: int, parent: int) -> tuple
 def dependents(
     connection: Connection, tables: Tables, id: int, states: Sequence[int] = (BLOCKED,), limit: int = 1000
 ) -> list[int]:
-    """Jobs in these states that need this one to have succeeded."""
+    """Jobs in these states that need this one to have succeeded; of blocked ones those that wait for their parents still."""
     edges = tables.edges
     places = (tables.jobs, tables.history)
     found: set[int] = set()
     for table in places:
         some = select(table.c.id).join_from(edges, table, table.c.id == edges.c.job_id)
-        wanted = some.where(edges.c.needs_id == id, edges.c.policy.in_((ALL_SUCCEEDED, OR_CANCEL)), table.c.state.in_(states))
+        waits = or_(table.c.state != BLOCKED, table.c.reason == PARENTS)
+        needs = edges.c.policy.in_((ALL_SUCCEEDED, OR_CANCEL))
+        wanted = some.where(edges.c.needs_id == id, needs, table.c.state.in_(states), waits)
         found.update(connection.execute(wanted.order_by(table.c.id).limit(limit)).scalars())
     return sorted(found)
 
@@ -158,25 +157,31 @@ class _Child(NamedTuple):
 
 def _settle(connection: Connection, tables: Tables, ids: Sequence[int], parents: Sequence[int] | None) -> Placed:
     """Lock these, then look what has become of their parents (None: of all), and draw the consequences."""
-    children = _lock(connection, tables, ids)
+    children, missed = _lock(connection, tables, ids)
     if not children:
-        return Placed()
+        return Placed(locked=Owed(waiting=missed))
     _write_outcomes(connection, tables, sorted(children), parents)
     placed = _cancel_doomed(connection, tables, children)
     opened = connection.execute(_with(tables, _OPEN), {"doc": document(sorted(children))}).scalars().all()
     free = [children[id] for id in opened if id in children]
     placed.add(_send_on(connection, tables, [one for one in free if one.reason == PARENTS]))
     placed.add(_end_families(connection, tables, [one.traveller.id for one in free if one.reason == CHILDREN]))
+    placed.locked.waiting |= missed
     return placed
 
 
-def _lock(connection: Connection, tables: Tables, ids: Sequence[int]) -> dict[int, _Child]:
+def _lock(connection: Connection, tables: Tables, ids: Sequence[int]) -> tuple[dict[int, _Child], set[int]]:
+    """Those of these that wait for others; second: those that somebody has, a caller's long transaction perhaps."""
     columns = ", ".join(f"j.{name}" for name in (*COLUMNS, "state", "reason")) + ", j.run_at - {now}"
-    statement = tables.text(tables.dialect.lock_ids("{jobs}", columns))
+    statement = tables.text(tables.dialect.lock_ids("{jobs}", columns, skip=True))
     rows = connection.execute(statement, {"doc": document(ids)}).all()
+    missed = set(ids) - {row[0] for row in rows}
+    if missed:
+        there = select(tables.jobs.c.id).where(tables.jobs.c.id.in_(sorted(missed)))
+        missed = set(connection.execute(there).scalars())
     width = len(COLUMNS)
     waiting = [row for row in rows if row[width] == BLOCKED and row[width + 1] in (PARENTS, CHILDREN)]
-    return {row[0]: _Child(Traveller(*row[:width]), row[width + 1], row[width + 2]) for row in waiting}
+    return {row[0]: _Child(Traveller(*row[:width]), row[width + 1], row[width + 2]) for row in waiting}, missed
 
 
 def _write_outcomes(connection: Connection, tables: Tables, ids: Sequence[int], parents: Sequence[int] | None) -> None:

@@ -24,7 +24,7 @@ def end_waiting(connection: Connection, tables: Tables, ends: Mapping[int, tuple
         said = {} if note is None else {"note": note}
         carry(connection, tables, tables.jobs, tables.history, ids, (BLOCKED,), ended(tables, state) | said)
     give_ended(connection, tables, [id for id, (state, _) in ends.items() if state == FAILED])
-    return Placed(owed=Owed(ended=set(ends)))
+    return Placed(owed=Owed(ended=set(ends), coverers=set(ends)))  # they may have done the work of others
 
 
 def ended(tables: Tables, state: int) -> dict[str, Any]:

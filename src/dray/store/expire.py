@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, not_, or_, select, update
 
-from dray.job import Flag
-from dray.store.codes import BLOCKED, CANCELLED, READY, RETRYING, RUNNING, SCHEDULED
+from dray.job import Flag, Reason
+from dray.store.codes import BLOCKED, CANCELLED, READY, REASON, RETRYING, RUNNING, SCHEDULED
 from dray.store.ends import carry, ended
 from dray.store.owed import Owed
 from dray.store.tables import Tables
 
 WAITING = (READY, SCHEDULED, RETRYING, BLOCKED)
+BEGUN = (REASON[Reason.CHILDREN], REASON[Reason.COVERED])
 NOTE = "expired: it had not been started in time"
 
 
@@ -56,4 +57,6 @@ def expire(connection: Connection, tables: Tables, limit: int = 1000) -> tuple[E
 def _over(tables: Tables) -> tuple[ColumnElement[bool], ...]:
     jobs = tables.jobs
     unasked = jobs.c.flags.op("&")(int(Flag.DEADLINE | Flag.CANCEL)) == int(Flag.DEADLINE)
-    return jobs.c.expires_at <= tables.fixed_now(), or_(jobs.c.state != RUNNING, unasked)
+    # What waits for its children has been started in time, and so has what another does the work of.
+    began = and_(jobs.c.state == BLOCKED, jobs.c.reason.in_(BEGUN), jobs.c.flags.op("&")(int(Flag.DEADLINE)) == 0)
+    return jobs.c.expires_at <= tables.fixed_now(), or_(jobs.c.state != RUNNING, unasked), not_(began)

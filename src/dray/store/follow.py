@@ -13,45 +13,49 @@ from itertools import takewhile
 from sqlalchemy import Connection, update
 
 from dray.job import Claim, name_hash
-from dray.stations import Held
+from dray.stations import GROUP, Held
 from dray.store.claim import CLAIM_COLUMNS
 from dray.store.codes import BLOCKED, RUNNING, document
+from dray.store.gates import lock
 from dray.store.tables import Tables
 
 _COLUMNS = ", ".join(f"j.{column}" for column in CLAIM_COLUMNS)
-_GATE = {"sqlite": "", "postgresql": " FOR NO KEY UPDATE", "mysql": " FOR UPDATE"}
-_IS_HEAD = "SELECT 1 FROM {jobs} WHERE id = :i AND fence = :f AND state = 1 AND group_held >= 1"
+_IS_HEAD = f"SELECT 1 FROM {{jobs}} WHERE id = :i AND fence = :f AND state = {RUNNING} AND group_held >= {int(Held.HOLDS)}"
 _ALIVE = "SELECT 1 FROM {workers} WHERE id = :w AND state = 0"
 # The line in its order, as settle goes through it.
 _LINE = (
-    "SELECT id, task_hash, limit_hash FROM {jobs} WHERE group_hash = :g AND group_held = 0 AND state = 4"
+    "SELECT id, priority, task_hash, queue_hash, limit_hash, crashes FROM {jobs}"
+    f" WHERE group_hash = :g AND group_held = {int(Held.WAITS)} AND state = {BLOCKED}"
     " ORDER BY group_rank, id LIMIT :n"
 )
 
 
-def follow(connection: Connection, tables: Tables, worker_id: int, head: Claim, limit: int) -> list[Claim]:
+def follow(
+    connection: Connection, tables: Tables, worker_id: int, head: Claim, limit: int, priorities: range | None = None
+) -> list[Claim]:
     """Claim those behind the head of a group for the worker that has it, up to `limit`, in their order.
 
     Under the lock of the gate, like everything that lets somebody out of the line. Gives none if the head is not this worker's
-    any more.
+    any more. Stops at the first that is another kind of job: its queue may be paused or another worker's, its limit full.
     """
-    gate = {"g": head.group_hash}
-    connection.execute(tables.text("SELECT 1 FROM {gates} WHERE gate_hash = :g" + _GATE[tables.dialect.name]), gate).all()
+    assert head.group_hash is not None
+    if not lock(connection, tables, GROUP, [head.group_hash]):
+        return []  # nobody stands behind it
     mine = connection.execute(tables.text(_IS_HEAD), {"i": head.id, "f": head.fence}).first()
     if mine is None or connection.execute(tables.text(_ALIVE), {"w": worker_id}).first() is None:
         return []
-    ids: list[int] = []
-    for id, task_hash, limit_hash in connection.execute(tables.text(_LINE), {**gate, "n": limit}):
-        if task_hash != name_hash(head.task) or limit_hash is not None:
-            break
-        ids.append(id)
+    alike = name_hash(head.task), name_hash(head.queue), None, 0
+    rows = connection.execute(tables.text(_LINE), {"g": head.group_hash, "n": limit})
+    ours = takewhile(lambda row: tuple(row[2:]) == alike and (priorities is None or row[1] in priorities), rows)
+    ids = [row[0] for row in ours]
     return _take(connection, tables, worker_id, ids) if ids else []
 
 
 def _take(connection: Connection, tables: Tables, worker_id: int, line: list[int]) -> list[Claim]:
     # Locked first: an operator may have moved some of them since we looked.
-    lock = tables.text(tables.dialect.lock_ids("{jobs}", "j.id, j.group_held, j.state"))
-    locked = connection.execute(lock, {"doc": document(sorted(line))}).all()
+    # Passing over whom a caller's transaction has: the line is taken up to there.
+    statement = tables.text(tables.dialect.lock_ids("{jobs}", "j.id, j.group_held, j.state", skip=True))
+    locked = connection.execute(statement, {"doc": document(sorted(line))}).all()
     ids = _unbroken({row[0] for row in locked if (row[1], row[2]) == (Held.WAITS, BLOCKED)}, line)
     if not ids:
         return []

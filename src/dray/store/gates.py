@@ -1,4 +1,7 @@
-"""Letting jobs out of the lines of groups and limits: the only place where one that waits comes to hold something.
+"""Letting jobs out of the lines of groups and limits.
+
+Somebody comes to hold something here, in `follow`, and when a job that its group stands still for is run again; the first two
+lock the gate, the third its halt, which nobody else has as long as the group stands still.
 
 Whoever lets somebody out locks the gate first and looks in a statement of its own afterwards, so that it sees what all before
 it have done. What holds a gate is counted among the jobs themselves; nothing is counted in the gate's row, which is only there
@@ -10,8 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 from sqlalchemy import Connection, and_, delete, select
 
+from dray.errors import BadOption
+from dray.options import Limit
 from dray.stations import GROUP, LIMIT, Held, gate_hash
 from dray.store.codes import BLOCKED, document
 from dray.store.owed import Owed
@@ -82,9 +88,13 @@ def _make(connection: Connection, tables: Tables, kind: str, hashes: Sequence[in
         f"(SELECT w.id FROM {{jobs}} w WHERE w.{kind}_hash = d.i AND w.{kind}_held = {int(Held.WAITS)}"
         f" ORDER BY w.{_ORDER[kind]}, w.id LIMIT 1)"
     )
+    latest = (
+        f"(SELECT r.limit_rule FROM {{jobs}} r WHERE r.limit_hash = d.i AND r.limit_held = {int(Held.WAITS)}"
+        " ORDER BY r.id DESC LIMIT 1)"
+    )
     statement = (
         f"{insert} {{gates}} (gate_hash, kind, name, rule, made_at)"
-        f" SELECT d.i, {KINDS[kind]}, j.{kind}_name, {'j.limit_rule' if kind == LIMIT else 'NULL'}, {{now}}"
+        f" SELECT d.i, {KINDS[kind]}, j.{kind}_name, {latest if kind == LIMIT else 'NULL'}, {{now}}"
         f" FROM {tables.dialect.rows({'i': 'int'})} JOIN {{jobs}} j ON j.id = {first}{otherwise}"
     )
     connection.execute(tables.text(statement), {"doc": document(hashes)})
@@ -111,8 +121,9 @@ def open_groups(connection: Connection, tables: Tables, groups: Sequence[int]) -
 
 def let_heads(connection: Connection, tables: Tables, groups: Sequence[int]) -> Placed:
     """Let the first of each group's line to its head, unless somebody is there or the group stands still (S2.58, S2.60)."""
-    lock(connection, tables, GROUP, groups)
-    found = connection.execute(with_rows(tables, _FIRST), {"doc": document(groups)})
+    # Only of those that are locked: one that has no row yet has got somebody since we looked, who owes a look himself.
+    locked = [gate.hash for gate in lock(connection, tables, GROUP, groups)]
+    found = connection.execute(with_rows(tables, _FIRST), {"doc": document(locked)})
     return let_out(connection, tables, GROUP, sorted(row[0] for row in found if row[0] is not None))
 
 
@@ -133,8 +144,10 @@ def prune_gates(connection: Connection, tables: Tables, older_than: float, limit
     groups = select(jobs.c.id).where(jobs.c.group_hash == gates.c.gate_hash).exists()
     limits = select(jobs.c.id).where(jobs.c.limit_hash == gates.c.gate_hash).exists()
     before = tables.fixed_now() - round(older_than * 1_000_000)
-    idle = select(gates.c.gate_hash).where(gates.c.made_at < before, gates.c.spent.is_(None), ~groups, ~limits)
-    hashes = sorted(connection.execute(tables.dialect.lock(idle.order_by(gates.c.gate_hash).limit(limit))).scalars())
+    idle = select(gates.c.gate_hash, gates.c.rule, gates.c.spent, tables.now().label("now"))
+    idle = idle.where(gates.c.made_at < before, ~groups, ~limits).order_by(gates.c.gate_hash).limit(limit)
+    rows = connection.execute(tables.dialect.lock(idle))
+    hashes = [row.gate_hash for row in rows if not _counts(row.rule, row.spent, row.now)]
     if not hashes:
         return 0
     # Looked at again under the lock: somebody may have joined since.
@@ -142,17 +155,35 @@ def prune_gates(connection: Connection, tables: Tables, older_than: float, limit
     return connection.execute(gone).rowcount
 
 
+def _counts(rule: str | None, spent: str | None, now: int) -> bool:
+    """Whether the starts that a rate has counted matter still."""
+    try:
+        starts = msgspec.json.decode(spent or "[]", type=list[tuple[int, int]])
+        per = Limit.parse("limit", rule or "1").per
+    except (msgspec.DecodeError, BadOption):
+        return False
+    return any(at > now - per * 1_000_000 for at, _ in starts)
+
+
 def let_out(connection: Connection, tables: Tables, kind: str, ids: Sequence[int]) -> Placed:
     """Let these out of their lines, if they still stand there: an operator may have been faster."""
     if not ids:
         return Placed()
     columns = ", ".join(f"j.{name}" for name in (*COLUMNS, "state"))
-    locked = connection.execute(tables.text(tables.dialect.lock_ids("{jobs}", columns)), {"doc": document(ids)}).all()
+    # Nobody waits here for a caller's transaction, which may be long: whom it has is let out later, and keeps his place.
+    lock = tables.text(tables.dialect.lock_ids("{jobs}", columns, skip=True))
+    locked = connection.execute(lock, {"doc": document(ids)}).all()
     place = COLUMNS.index(f"{kind}_held")
     still = [row for row in locked if row[place] == Held.WAITS and row[-1] == BLOCKED]
     let = [Traveller(*(*row[:place], int(Held.HOLDS), *row[place + 1 : -1])) for row in still]
     held = tables.jobs.c[f"{kind}_held"]
-    return send_on(connection, tables, let, and_(tables.jobs.c.state == BLOCKED, held == int(Held.WAITS)))
+    placed = send_on(connection, tables, let, and_(tables.jobs.c.state == BLOCKED, held == int(Held.WAITS)))
+    if len(locked) < len(ids):
+        missed = set(ids) - {row[0] for row in locked}
+        hashes = select(tables.jobs.c[f"{kind}_hash"]).where(tables.jobs.c.id.in_(sorted(missed)))
+        found = {hash for hash in connection.execute(hashes).scalars() if hash is not None}
+        (placed.locked.groups if kind == GROUP else placed.locked.limits).update(found)
+    return placed
 
 
 def with_rows(tables: Tables, template: str) -> Any:

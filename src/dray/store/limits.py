@@ -33,7 +33,7 @@ _FIRST_OF_EACH = (
 )
 _NEWER = (
     "SELECT j.limit_hash, j.limit_rule FROM {rows} JOIN {jobs} j ON j.id = d.i JOIN {gates} g ON g.gate_hash = j.limit_hash"
-    " WHERE g.rule <> j.limit_rule"
+    " WHERE g.rule <> j.limit_rule ORDER BY j.id"
 )
 
 
@@ -52,7 +52,9 @@ def give_shares(connection: Connection, tables: Tables, limits: Sequence[int]) -
     for room in rooms:
         room.use(len(chosen.get(room.gate.hash, ())))
         _remember(connection, tables, room)
-    return let_out(connection, tables, LIMIT, sorted(id for ids in chosen.values() for id in ids))
+    placed = let_out(connection, tables, LIMIT, sorted(id for ids in chosen.values() for id in ids))
+    placed.owed.limits |= {hash for hash, ids in chosen.items() if len(ids) == MOST}  # there may be room for more
+    return placed
 
 
 def newer_rules(connection: Connection, tables: Tables, ids: Sequence[int]) -> list[int]:

@@ -20,7 +20,7 @@ NOTES = 500  # that are settled in one go
 
 @dataclass(slots=True)
 class Owed:
-    """What was touched.
+    """What was touched. Notes of it are read by other versions of this code, too.
 
     ended     jobs that ended: others may wait for them
     waiting   jobs that wait for others: perhaps those have ended already
@@ -61,13 +61,15 @@ class Owed:
         return msgspec.json.encode({each.name: sorted(getattr(self, each.name)) for each in fields(self)}).decode()
 
     @classmethod
-    def from_json(cls, text: str) -> Owed:
-        """What was noted. What cannot be read, since a hand has written it, is nothing."""
+    def from_json(cls, text: str) -> Owed | None:
+        """What was noted; None for what cannot be read here, since a hand or a newer version has written it."""
         try:
             found = msgspec.json.decode(text, type=dict[str, list[int]])
         except msgspec.DecodeError:
-            return cls()
-        return cls(**{each.name: set(found.get(each.name, ())) for each in fields(cls)})
+            return None
+        if found.keys() - {each.name for each in fields(cls)}:
+            return None
+        return cls(**{name: set(keys) for name, keys in found.items()})
 
 
 def note(connection: Connection, tables: Tables, owed: Owed) -> int | None:
@@ -85,9 +87,12 @@ def forget(connection: Connection, tables: Tables, notes: Iterable[int]) -> None
     connection.execute(delete(unsettled).where(unsettled.c.id.in_(sorted(notes))))
 
 
-def left_behind(connection: Connection, tables: Tables, older_than: float) -> dict[int, Owed]:
-    """Notes that nobody has settled for so many seconds, by their numbers; the oldest first."""
+def left_behind(connection: Connection, tables: Tables, older_than: float, after: int = 0) -> dict[int, Owed | None]:
+    """Notes that nobody has settled for so many seconds, by their numbers, the oldest first, behind this one. None: it cannot
+    be read here."""
     unsettled = tables.unsettled
     old = unsettled.c.at < tables.fixed_now() - round(older_than * 1_000_000)
-    rows = connection.execute(select(unsettled.c.id, unsettled.c.owed).where(old).order_by(unsettled.c.id).limit(NOTES))
+    rows = connection.execute(
+        select(unsettled.c.id, unsettled.c.owed).where(old, unsettled.c.id > after).order_by(unsettled.c.id).limit(NOTES)
+    )
     return {row[0]: Owed.from_json(row[1]) for row in rows}

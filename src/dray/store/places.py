@@ -34,14 +34,17 @@ class Traveller(NamedTuple):
 
 @dataclass(slots=True)
 class Placed:
-    """What came of it: jobs that are ready now, and the gates whose lines some have joined."""
+    """What came of it: jobs that are ready now, the gates whose lines some have joined, and what has to be looked at again
+    later, since somebody else had it locked."""
 
     ready: list[Ready] = field(default_factory=list)
     owed: Owed = field(default_factory=Owed)
+    locked: Owed = field(default_factory=Owed)
 
     def add(self, other: Placed) -> None:
         self.ready += other.ready
         self.owed.add(other.owed)
+        self.locked.add(other.locked)
 
 
 def columns_of(place: Place, tables: Tables) -> dict[str, Any]:

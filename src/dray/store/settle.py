@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 from sqlalchemy import Connection
 
 from dray import events
-from dray.errors import StoreError
+from dray.errors import StoreError, StoreUnavailable
 from dray.job import Ready
 from dray.store import cover, edges, gates, limits
 from dray.store.connect import Database
@@ -60,7 +60,7 @@ class Settler:
     def transact(self, work: Callable[[Connection], tuple[T, Owed]]) -> T:
         """Run a transaction that gives a result and what it owes; give the result when that has been settled.
 
-        Once it has committed, nothing that goes wrong afterwards is raised: the facts stand.
+        Once it has committed, no trouble with the database is raised: the facts stand, and what follows is found by its note.
         """
 
         def noted(connection: Connection) -> tuple[T, Owed, int | None]:
@@ -87,28 +87,51 @@ class Settler:
         """
         if not owed:
             return []
-        ready: list[Ready] = []
         try:
-            for some in self._work_off(owed):
-                self._bell.ring(some)
-                ready += some
-            if done := tuple(notes):
-                self._database.once(lambda connection: forget(connection, self._tables, done))
+            return self._settle(owed, tuple(notes))
         except StoreError as error:
             events.emit("settle.failed", why=error)
+            return []
+
+    def _settle(self, owed: Owed, notes: Sequence[int]) -> list[Ready]:
+        ready: list[Ready] = []
+        locked = Owed()
+        for placed in self._work_off(owed):
+            self._bell.ring(placed.ready)
+            ready += placed.ready
+            locked.add(placed.locked)
+        if not locked:
+            if notes:
+                self._database.once(lambda connection: forget(connection, self._tables, notes))
+        elif not notes:
+            # Somebody's long transaction has what we would have let go on. It is not waited for: the sweep comes by again.
+            self._database.once(lambda connection: note(connection, self._tables, locked))
         return ready
 
     def sweep(self, older_than: float = LEFT_AFTER) -> int:
-        """Settle what was left behind by a process that died; gives how many jobs that made ready."""
-        found = 0
-        while notes := self._database.once(lambda connection: left_behind(connection, self._tables, older_than)):
-            owed = Owed()
-            for one in notes.values():
-                owed.add(one)
-            found += len(self.settle(owed, notes))
+        """Settle what was left behind by a process that died; gives how many jobs that made ready.
+
+        Each note is tried once: one that cannot be settled, or read, stays for the next time and keeps nothing else waiting.
+        """
+        found = after = 0
+        while notes := self._left_behind(older_than, after):
+            after = max(notes)
+            known = {number: owed for number, owed in notes.items() if owed is not None}
+            together = Owed()
+            for owed in known.values():
+                together.add(owed)
+            try:
+                found += len(self._settle(together, tuple(known)))
+            except StoreUnavailable:
+                raise
+            except StoreError:
+                found += sum(len(self.settle(owed, (number,))) for number, owed in known.items())
         return found
 
-    def _work_off(self, owed: Owed) -> Iterator[list[Ready]]:
+    def _left_behind(self, older_than: float, after: int) -> dict[int, Owed | None]:
+        return self._database.once(lambda connection: left_behind(connection, self._tables, older_than, after))
+
+    def _work_off(self, owed: Owed) -> Iterator[Placed]:
         left = Owed()
         left.add(owed)
         while left:
@@ -118,8 +141,8 @@ class Settler:
                 for start in range(0, len(keys), CHUNK):
                     placed = self._step(step, keys[start : start + CHUNK])
                     left.add(placed.owed)
-                    if placed.ready:
-                        yield placed.ready
+                    if placed.ready or placed.locked:
+                        yield placed
 
     def _step(self, step: Step, keys: Sequence[int]) -> Placed:
         wanted = self._database.once(lambda connection: step.look(connection, self._tables, keys))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection
@@ -13,7 +14,7 @@ from dray.errors import BadOption, OutcomeUnknown, SchemaError, StoreError, Stor
 from dray.job import Added, Change, Claim, Finish, Lease, NewJob, Ready, State
 from dray.selection import Choice, TaskFilter
 from dray.store import schema as schemas
-from dray.store.add import add, is_one_statement
+from dray.store.add import add, is_one_statement, spawners_of
 from dray.store.attempts import record
 from dray.store.base import Exchange, Finished, Pickup
 from dray.store.caller import Announcer, connection_of
@@ -22,6 +23,7 @@ from dray.store.connect import Database
 from dray.store.cover import cover
 from dray.store.desk import Desk
 from dray.store.dialects import DIALECTS
+from dray.store.edges import mark_spawners, missing_parents
 from dray.store.expire import Expired, anything_expired, expire
 from dray.store.finish import finish, mark_started
 from dray.store.follow import follow
@@ -131,9 +133,11 @@ class SqlStore:
                 f"the transaction is on {connection.dialect.name}, the jobs are kept in {self.tables.dialect.name}; "
                 "they have to be in the same database to be committed together"
             )
+        marked = self._mark_spawners(jobs)
         try:
-            added, owed = add(connection, self.tables, jobs)
-            number = self.settler.note(connection, owed)
+            with self._savepoint(connection, jobs):
+                added, owed = add(connection, self.tables, jobs, marked=marked, missing=self._missing)
+                number = self.settler.note(connection, owed)
         except DBAPIError as error:
             if self.tables.dialect.name == "sqlite" and self.tables.dialect.is_busy(error):
                 raise StoreError(
@@ -143,6 +147,35 @@ class SqlStore:
             raise self.database.translate(error) from error
         self._announcer.after_commit(connection, {one.queue for one in ready_of(added, jobs)}, owed, number)
         return added
+
+    def _mark_spawners(self, jobs: Sequence[NewJob]) -> bool:
+        """Mark the jobs that spawn these, in a transaction of our own: the caller's may be long, and the rows of running jobs
+        are the worker's. If it is rolled back, the mark does no harm. False: SQLite, where ours would wait for the caller's."""
+        spawners = spawners_of(jobs)
+        if not spawners or not self.tables.dialect.skip_locked:
+            return False
+        self.database.transact(lambda own: mark_spawners(own, self.tables, spawners))
+        return True
+
+    def _missing(self, ids: set[int]) -> set[int]:
+        return self.database.once(lambda own: missing_parents(own, self.tables, ids))
+
+    @contextmanager
+    def _savepoint(self, connection: Connection, jobs: Sequence[NewJob]) -> Iterator[None]:
+        """All or none of what takes several statements, also if the caller goes on after an error of ours."""
+        if is_one_statement(jobs) or not self._is_begun(connection):
+            yield
+            return
+        with connection.begin_nested():
+            yield
+
+    def _is_begun(self, connection: Connection) -> bool:
+        raw = connection.connection.dbapi_connection
+        if self.tables.dialect.name == "sqlite":
+            # Its driver begins at the first write only: a savepoint before that would be the transaction itself.
+            return bool(getattr(raw, "in_transaction", False))
+        asked = getattr(raw, "get_autocommit", None)
+        return not (asked() if callable(asked) else getattr(raw, "autocommit", False) is True)
 
     # --- the worker's side ----------------------------------------------------------------------------------------------
 
@@ -169,9 +202,9 @@ class SqlStore:
             return []
         return self.database.transact(lambda connection: claim(connection, self.tables, worker_id, lanes, limit, looked=looked))
 
-    def follow(self, worker_id: int, head: Claim, limit: int) -> list[Claim]:
+    def follow(self, worker_id: int, head: Claim, limit: int, priorities: range | None = None) -> list[Claim]:
         """Take those that stand behind a claimed job in its group, to be run one after the other by the same worker."""
-        return self.database.transact(lambda connection: follow(connection, self.tables, worker_id, head, limit))
+        return self.database.transact(lambda connection: follow(connection, self.tables, worker_id, head, limit, priorities))
 
     def cover(self, claim: Claim) -> int:
         """Let a job that is about to start do the work of narrower ones of its task in its group; gives how many."""

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 
 from dray.store.connect import Database
+from dray.store.cover import coverers_in
 from dray.store.limits import open_again, opening
 from dray.store.owed import Owed
 from dray.store.settle import Settler
@@ -83,7 +84,10 @@ class Round:
             self.began, self._fresh = self.clock(), False
         part = PARTS[self.part]
         some = self.database.once(lambda connection: _numbers(connection, self.tables, part, self.after))
-        ready = self.settler.settle(part.owe(set(some))) if some else []
+        owed = part.owe(set(some))
+        if some and part.name == "groups":
+            owed.coverers |= set(self.database.once(lambda connection: coverers_in(connection, self.tables, some)))
+        ready = self.settler.settle(owed)
         if len(some) == SLICE:
             self.after = some[-1]
         else:
@@ -102,6 +106,7 @@ def open_rates(database: Database, tables: Tables, settler: Settler) -> float | 
     """Let start what a rate allows by now; gives the seconds until it allows the next (None: nobody waits for that)."""
     wait = database.once(lambda connection: opening(connection, tables))
     while wait is not None and wait <= 0:
-        settler.transact(lambda connection: open_again(connection, tables))
+        if not settler.transact(lambda connection: open_again(connection, tables)):
+            return None  # somebody else is at it just now
         wait = database.once(lambda connection: opening(connection, tables))
     return wait

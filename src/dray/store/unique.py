@@ -39,6 +39,7 @@ _INSERT = {
     ),
 }
 _SHARE = {"sqlite": "", "postgresql": " FOR SHARE", "mysql": " LOCK IN SHARE MODE"}
+_ALONE = {"sqlite": "", "postgresql": " FOR NO KEY UPDATE", "mysql": " FOR UPDATE"}
 _HOLDER = "SELECT id, state, reason, priority FROM {jobs} WHERE id = :i"
 _NAME = {
     "sqlite": "UPDATE {unique_keys} AS k SET job_id = d.i FROM {rows} WHERE k.unique_hash = d.u",
@@ -72,7 +73,8 @@ def acquire(connection: Connection, tables: Tables, wanted: Sequence[NewJob]) ->
     found: dict[int, Existing] = {}
     for _ in range(TRIES):
         _insert(connection, tables, left.values())
-        for key in _read(connection, tables, sorted(left)):
+        # By their jobs, as all lock jobs.
+        for key in sorted(_read(connection, tables, sorted(left)), key=lambda key: key.job_id):
             job = left[key.hash]
             if key.job_id != TAKEN:
                 there = None if key.free else _there(connection, tables, job, key)
@@ -111,9 +113,11 @@ def _row(key: UniqueKey) -> dict[str, Any]:
 def _read(connection: Connection, tables: Tables, hashes: Sequence[int]) -> list[_Key]:
     keys = tables.unique_keys
     over = and_(keys.c.hold_until.is_not(None), keys.c.hold_until <= tables.now())
-    rows = connection.execute(
-        select(keys.c.unique_hash, keys.c.job_id, over).where(keys.c.unique_hash.in_(hashes)).order_by(keys.c.unique_hash)
-    )
+    query = select(keys.c.unique_hash, keys.c.job_id, over).where(keys.c.unique_hash.in_(hashes)).order_by(keys.c.unique_hash)
+    if tables.dialect.name == "mysql":
+        # A caller's transaction may be one that does not see what was committed since it began; the insert has locked the row.
+        query = query.with_for_update(read=True)
+    rows = connection.execute(query)
     return [_Key(row[0], row[1], bool(row[2])) for row in rows]
 
 
@@ -121,8 +125,9 @@ def _there(connection: Connection, tables: Tables, job: NewJob, key: _Key) -> Ex
     """The job that has the key, if it has it still; its row is then locked against a start until this transaction ends."""
     wanted = job.unique
     assert wanted is not None
-    statement = tables.text(_HOLDER + _SHARE[tables.dialect.name])
-    row = connection.execute(statement, {"i": key.job_id}).first()
+    # At once as it will be needed: of two who share a row and then both want to change it, one loses its transaction.
+    lock = (_ALONE if wanted.conflict == "replace" else _SHARE)[tables.dialect.name]
+    row = connection.execute(tables.text(_HOLDER + lock), {"i": key.job_id}).first()
     if not is_held(wanted.scope, row):
         return None
     if wanted.conflict == "raise":
@@ -192,16 +197,28 @@ def retake(connection: Connection, tables: Tables, keys: Iterable[tuple[int, int
     for id, hash, scope in sorted(keys, key=lambda one: one[1]):
         if scope == WINDOW:
             continue
-        job = NewJob(task="", queue="", args="", unique=UniqueKey(hash, scope))
-        _insert(connection, tables, [job])
-        (key,) = _read(connection, tables, [hash])
-        if key.job_id not in (TAKEN, id):
-            holder = connection.execute(tables.text(_HOLDER + _SHARE[tables.dialect.name]), {"i": key.job_id}).first()
-            if is_held(scope, holder) or not _take_over(connection, tables, job, key):
-                refused[id] = key.job_id
-                continue
+        owner = _retake(connection, tables, NewJob(task="", queue="", args="", unique=UniqueKey(hash, scope)), hash, id)
+        if owner is not None:
+            refused[id] = owner
+            continue
         connection.execute(update(table).where(table.c.unique_hash == hash).values(job_id=id))
     return refused
+
+
+def _retake(connection: Connection, tables: Tables, job: NewJob, hash: int, id: int) -> int | None:
+    """Take a key for a job that had it once; gives whom it belongs to, if that is another."""
+    assert job.unique is not None
+    for _ in range(TRIES):
+        _insert(connection, tables, [job])
+        for key in _read(connection, tables, [hash]):  # none, if it has just been pruned: once more
+            if key.job_id in (TAKEN, id):
+                return None
+            holder = connection.execute(tables.text(_HOLDER + _SHARE[tables.dialect.name]), {"i": key.job_id}).first()
+            if is_held(job.unique.scope, holder):
+                return key.job_id
+            if _take_over(connection, tables, job, key):
+                return None
+    raise StoreUnavailable("a unique key changed hands again and again; try the same again")
 
 
 def prune_keys(connection: Connection, tables: Tables, after: int, limit: int = 1000) -> tuple[int, int | None]:
@@ -217,6 +234,10 @@ def prune_keys(connection: Connection, tables: Tables, after: int, limit: int = 
     over = and_(keys.c.scope.in_((QUEUED, UNFINISHED)), ~live)
     count = 0
     if hashes:
-        gone = delete(keys).where(keys.c.unique_hash.in_(hashes), window | over)
-        count = connection.execute(gone).rowcount
+        # Locked first, and then looked at anew: of a row that was waited for, the rest of the statement would be old news. What
+        # a caller's transaction has just taken is passed over.
+        idle = select(keys.c.unique_hash).where(keys.c.unique_hash.in_(hashes), window | over).order_by(keys.c.unique_hash)
+        old = list(connection.execute(tables.dialect.lock(idle)).scalars())
+        if old:
+            count = connection.execute(delete(keys).where(keys.c.unique_hash.in_(old), window | over)).rowcount
     return count, hashes[-1] if len(hashes) == limit else None

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, and_, func, or_, select
 
 from dray.job import State
 from dray.stations import GROUP, LIMIT, Held, gate_hash
 from dray.store.codes import READY, STATE_OF, SUCCEEDED, instant
-from dray.store.edges import WAIVED
+from dray.store.edges import ALL_DONE, SPAWNED, WAIVED
 from dray.store.tables import Tables
 
 SHOWN = 5  # jobs that are named
@@ -53,11 +53,13 @@ class Shares:
 def needs(connection: Connection, tables: Tables, id: int, limit: int = SHOWN + 1) -> list[Need]:
     """What this job waits for that has not ended as it needs, the first few."""
     edges, jobs, history = tables.edges, tables.jobs, tables.history
+    failed = and_(edges.c.outcome != SUCCEEDED, edges.c.policy.not_in((ALL_DONE, SPAWNED)))
+    unmet = or_(edges.c.outcome.is_(None), failed)
     found = (
         select(edges.c.needs_id, edges.c.policy, func.coalesce(jobs.c.state, history.c.state).label("state"))
         .join_from(edges, jobs, jobs.c.id == edges.c.needs_id, isouter=True)
         .join(history, history.c.id == edges.c.needs_id, isouter=True)
-        .where(edges.c.job_id == id, (edges.c.outcome.is_(None)) | (edges.c.outcome != SUCCEEDED), edges.c.policy != WAIVED)
+        .where(edges.c.job_id == id, edges.c.policy != WAIVED, unmet)
         .order_by(edges.c.needs_id)
         .limit(limit)
     )
