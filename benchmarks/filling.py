@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from sqlalchemy import text
 
 from dray.app import Dray
-from dray.job import name_hash
-from dray.store.dialects import host_clock
+from dray.job import State, name_hash
 from dray.store.codes import FAILED, READY, SCHEDULED, STATE
-from dray.store.tables import State
+from dray.store.dialects import host_clock
 
 CHUNK = 250_000  # rows in one transaction
 RARE = 20  # the oldest rows of each table are of another queue and task: a list of them has to look far back
