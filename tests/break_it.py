@@ -35,6 +35,11 @@ MODEL = "tests/model/test_model.py"
 GATES = "tests/contract/test_gates.py"
 EDGES = "tests/contract/test_edges.py"
 UNIQUE = "tests/contract/test_unique.py"
+NOTICES = "tests/contract/test_notices.py"
+CHOICE = "tests/contract/test_choice.py"
+ROLLUPS = "tests/contract/test_rollups.py"
+HOOKS = "tests/acceptance/test_hooks.py"
+OUTCOMES = "tests/unit/test_outcomes.py"
 
 
 class Fault(NamedTuple):
@@ -56,7 +61,7 @@ FAULTS = [
     Fault("no LIMIT over the lanes", "claim", ") r LIMIT :n)", ") r)", CONTRACT, "more_than_its_limit", "postgresql"),
     Fault("a LIMIT for each lane", "claim", "lane, limit - len(ids))", "lane, limit)", CONTRACT, "more_than_its_limit"),
     Fault("oldest id first", "claim", '" ORDER BY ready_at, id LIMIT :n"', '" ORDER BY id LIMIT :n"', CONTRACT, "most_urgent"),
-    Fault("least urgent first", "claim", "(lane[1], lane[0] <", "(-lane[1], lane[0] <", CONTRACT, "most_urgent"),
+    Fault("least urgent first", "lanes", "(lane[1], lane[0] <", "(-lane[1], lane[0] <", CONTRACT, "most_urgent"),
     Fault("no alive check", "claim", "if alive.first() is None:", "if False:", CONTRACT, "who_is_alive"),
     Fault(
         "no alive check",
@@ -88,10 +93,10 @@ FAULTS = [
         "given_to_two_workers",
         "mysql",
     ),
-    Fault("no turns among queues", "claim", "lane[0] < self.first, ", "", CONTRACT, "take_turns"),
+    Fault("no turns among queues", "lanes", "lane[0] < self.first, ", "", CONTRACT, "take_turns"),
     Fault(
         "urgent ones are not looked for",
-        "claim",
+        "lanes",
         "LANES_EVERY = (0.05, 1.0)",
         "LANES_EVERY = (500, 500)",
         CONTRACT,
@@ -107,14 +112,14 @@ FAULTS = [
     Fault("an unknown commit is a loss", "finish", "if again and len", "if False and len", CONTRACT, "done_under_the_same"),
     Fault(
         "what was rescued counts as written",
-        "finish",
+        "attempts",
         "return state == STATE[change.state] if change.state.ended else True",
         "return True",
         UNKNOWN,
         "rescued_meanwhile",
     ),
     Fault(
-        "anybody's failure is ours", "finish", "return error == _storable(change.error)", "return True", UNKNOWN, "meanwhile"
+        "anybody's failure is ours", "attempts", "return error == storable(change.error)", "return True", UNKNOWN, "meanwhile"
     ),
     Fault("a refused end is forgotten", "../finisher", "self._refused.append(one)", "pass", FINISHER, "in_every_form"),
     Fault(
@@ -168,7 +173,7 @@ FAULTS = [
         CONTRACT,
         "rescue_frees_what",
     ),
-    Fault("no death counts", "rescue", "started=row.started_at is not None)", "started=False)", CONTRACT, "death_counts"),
+    Fault("no death counts", "rescue", "Died(started=started)", "Died(started=False)", CONTRACT, "death_counts"),
     Fault("given up after half the time", "rescue", ">= self.ttl:", ">= self.ttl / 2:", CONTRACT, "full_ttl"),
     Fault("a broken watch goes on", "rescue", "self.seen.clear()", "pass", CONTRACT, "connection_broke or slept"),
     Fault("held ones become ready", "../stations", "if job.flags & Flag.HELD:", "if False:", CONTRACT, "due_job_is_promoted"),
@@ -240,7 +245,14 @@ FAULTS = [
     Fault("a mark without its fence", "finish", "AND fence = :f AND state = 1 AND", "AND state = 1 AND", MODEL, "the_model"),
     Fault("an attempt is kept at the end", "finish", '"j.attempt - d.b"', '"j.attempt"', MODEL, "the_model"),
     Fault("an attempt is kept by who waits", "finish", "attempt = attempt - d.b,", "attempt = attempt,", MODEL, "the_model"),
-    Fault("a lost run leaves an attempt", "finish", " and one.claim.lease in accepted", "", MODEL, "the_model"),
+    Fault(
+        "a lost run leaves an attempt",
+        "attempts",
+        "one.change.crashed) and one.claim.lease in accepted",
+        "one.change.crashed)",
+        MODEL,
+        "the_model",
+    ),
     Fault("singly, the shortest due first", "promote", "row.run_at, row.id)", "-row.run_at)", DUE, "a_retry", "mysql"),
     Fault(
         "an end is asked to end",
@@ -259,7 +271,7 @@ FAULTS = [
     Fault("the youngest are pruned first", "prune", "order_by(history.c.finished_at,", "order_by(", MODEL, "the_model"),
     Fault("labels outlive their job", "prune", 'delete("{labels}", "job_id"),', "", MODEL, "the_model"),
     Fault("oldest id first", "claim", '" ORDER BY ready_at, id LIMIT :n"', '" ORDER BY id LIMIT :n"', MODEL, "the_model"),
-    Fault("no turns among queues", "claim", "lane[0] < self.first, ", "", MODEL, "the_model"),
+    Fault("no turns among queues", "lanes", "lane[0] < self.first, ", "", MODEL, "the_model"),
     Fault("who left is not rescued from", "rescue", "w.state = {ALIVE})", "w.state <> 1)", MODEL, "the_model"),
     Fault("the living are rescued too", "rescue", "w.state = {ALIVE})", "w.state = 9)", MODEL, "the_model"),
     Fault("one death more", "../lifecycle", "MAX_CRASHES = 3", "MAX_CRASHES = 4", MODEL, "the_model"),
@@ -333,7 +345,64 @@ FAULTS = [
         RUNNER,
         "cannot_be",
     ),
-    Fault("a task cancels itself for ever", "../runner", "or not task.cancelling():", "or False:", RUNNER, "cancels_itself"),
+    Fault("a task cancels itself for ever", "../runner", "and task.cancelling():", "and True:", RUNNER, "cancels_itself"),
+    # hooks, notices, choices, numbers
+    Fault("nobody is told", "notices", "or one.change.state is State.FAILED", "", NOTICES, "for_good_and_many"),
+    Fault("two tell the same", "notices", "taken_until=until, deaths", "taken_until=None, deaths", NOTICES, "if_that_one_dies"),
+    Fault("a record is not heeded", "rescue", "if change is None:", "if True:", NOTICES, "death_in_a_hook"),
+    Fault("a record stays", "attempts", "if one.recorded and", "if False and", NOTICES, "place_of_its_record"),
+    Fault("weights count for nothing", "../selection", "wanted * weight / total", "wanted / len(weights)", CHOICE, "by_weight"),
+    Fault("no reserve", "../selection", "self._owed += wanted * self.reserve", "pass", CHOICE, "but_for_the_reserve"),
+    Fault("all tasks are taken", "claim", "WHERE {_of_tasks(lanes.tasks, 'x')}", "WHERE TRUE", CHOICE, "only_some_tasks"),
+    Fault(
+        "tasks are not looked for",
+        "claim",
+        "if lanes.tasks:\n        template",
+        "if False:\n        template",
+        CHOICE,
+        "only_some_tasks",
+        "postgresql",
+    ),
+    Fault(
+        "minutes are counted twice",
+        "rollups",
+        "connection.execute(delete(table).where(tuple_(*key).in_(gone)))",
+        "pass",
+        ROLLUPS,
+        "written_again or become_hours",
+    ),
+    Fault("a hook before the commit", "../slots", "and written.get():", "and True:", HOOKS, "committed_end"),
+    Fault(
+        "a failed hook fails the run",
+        "../runner",
+        "if isinstance(raised, Signal | Permanent):",
+        "if True:",
+        OUTCOMES,
+        "every_attempt and raises",
+    ),
+    Fault(
+        "classes do not count", "../runner", "or definition.defaults.is_permanent(type(error))", "", OUTCOMES, "nearest_class"
+    ),
+    # waiting jobs, found in review
+    Fault("the covered are forgotten", "ends", "coverers=set(ends))", "coverers=set())", EDGES, "ends_through_its_children"),
+    Fault(
+        "a stale one covers",
+        "cover",
+        "if connection.execute(tables.dialect.wait_for(mine)).first() is None:",
+        "if False:",
+        EDGES,
+        "covers_nothing",
+    ),
+    Fault(
+        "keys of the living are pruned",
+        "unique",
+        "connection.execute(tables.dialect.lock(idle))",
+        "connection.execute(idle)",
+        UNIQUE,
+        "just_taking_over",
+        "postgresql",
+    ),
+    Fault("settling waits for callers", "gates", "columns, skip=True))", "columns))", GATES, "long_transaction", "postgresql"),
 ]
 
 

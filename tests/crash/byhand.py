@@ -10,6 +10,7 @@ from dray.app import Dray
 from dray.lease import WorkerLease
 from dray.limits import Limits
 from dray.slots import Item, Slots
+from dray.stock import Stock
 from dray.store.lanes import Lanes
 from dray.store.roster import Roster
 from dray.worker import Worker
@@ -36,8 +37,8 @@ class HandLease:
         self._roster = roster
         self.worker_id = 0
 
-    def take(self, *, queues: str, concurrency: int, priorities: str | None = None) -> int:
-        told = {"queues": queues, "concurrency": concurrency, "priorities": priorities}
+    def take(self, *, queues: str, concurrency: int, priorities: str | None = None, tasks: str | None = None) -> int:
+        told = {"queues": queues, "concurrency": concurrency, "priorities": priorities, "tasks": tasks}
         self.worker_id = self._roster.register(host="here", pid=os.getpid(), **told)
         return self.worker_id
 
@@ -66,8 +67,15 @@ class HandWorker(Worker):
         super().__init__(app, concurrency=concurrency, limits=Limits(burst=True, **limits), upkeep=False)
         self._lease = cast(WorkerLease, HandLease(self.store.roster))
         self.slots = HandSlots(
-            app.runner, self.concurrency, may_start=self._may_start, mark=self._mark, on_done=self._inbox.nudge
+            app.runner,
+            self.concurrency,
+            may_start=self._may_start,
+            mark=self._mark,
+            record=self._record,
+            on_done=self._inbox.nudge,
         )
+        self._stock = Stock(self._intake, self.slots, self._attendance.write)
+        self.items = self._stock.items
         lanes = self._intake.pickup
         assert isinstance(lanes, Lanes)
         lanes.clock = lambda: 0.0  # or the lanes would be looked up again whenever a moment has passed

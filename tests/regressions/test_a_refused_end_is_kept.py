@@ -69,7 +69,7 @@ REFUSED, AWAY = StoreError("refused"), StoreUnavailable("away")
 def test_no_end_is_forgotten(moods: Sequence[Exception | None]) -> None:
     store, settled = Moody(moods), list[Lease]()
     hours = count(step=3600)
-    finisher = Finisher(store, None, settled.append, clock=lambda: float(next(hours)))  # type: ignore[arg-type]
+    finisher = Finisher(store, None, lambda lease, kept: settled.append(lease), clock=lambda: float(next(hours)))  # type: ignore[arg-type]
     batch = [end(id) for id in (1, 2, 3)]
     given: Sequence[Finish] = batch
     for _ in range(10):
@@ -86,7 +86,7 @@ def test_no_end_is_forgotten(moods: Sequence[Exception | None]) -> None:
 
 def test_one_that_is_always_refused_keeps_back_nobody() -> None:
     store, settled, now = Moody([REFUSED, REFUSED, REFUSED]), list[Lease](), [100.0]
-    finisher = Finisher(store, None, settled.append, clock=lambda: now[0])  # type: ignore[arg-type]
+    finisher = Finisher(store, None, lambda lease, kept: settled.append(lease), clock=lambda: now[0])  # type: ignore[arg-type]
     batch = [end(id) for id in (1, 2, 3)]
     with pytest.raises(StoreError):
         finisher.write(batch, 1, None, 0)  # type: ignore[arg-type]
@@ -102,7 +102,7 @@ def test_one_that_is_always_refused_keeps_back_nobody() -> None:
 def test_who_writes_singly_asks_for_jobs_all_the_same() -> None:
     """Else the worker would believe that there are none, and with --burst end."""
     store = Moody([REFUSED])
-    finisher = Finisher(store, None, lambda lease: None)  # type: ignore[arg-type]
+    finisher = Finisher(store, None, lambda lease, kept: None)  # type: ignore[arg-type]
     with pytest.raises(StoreError):
         finisher.write([end(1)], 1, None, 5)  # type: ignore[arg-type]
     finisher.write([], 1, None, 5)  # type: ignore[arg-type]
@@ -111,7 +111,7 @@ def test_who_writes_singly_asks_for_jobs_all_the_same() -> None:
 
 def test_others_are_not_written_singly_because_one_is_tried_again() -> None:
     store, now = Moody([REFUSED, REFUSED, REFUSED]), [100.0]
-    finisher = Finisher(store, None, lambda lease: None, clock=lambda: now[0])  # type: ignore[arg-type]
+    finisher = Finisher(store, None, lambda lease, kept: None, clock=lambda: now[0])  # type: ignore[arg-type]
     with pytest.raises(StoreError):
         finisher.write([end(1)], 1, None, 0)  # type: ignore[arg-type]
     finisher.write([], 1, None, 0)  # type: ignore[arg-type]
