@@ -364,12 +364,12 @@ FAULTS = [
         "postgresql",
     ),
     Fault(
-        "minutes are counted twice",
+        "a late minute takes the hour's place",
         "rollups",
-        "connection.execute(delete(table).where(tuple_(*key).in_(gone)))",
-        "pass",
+        "if (row.task, row.queue) in some:",
+        "if False:",
         ROLLUPS,
-        "written_again or become_hours",
+        "become_hours",
     ),
     Fault("a hook before the commit", "../slots", "and written.get():", "and True:", HOOKS, "committed_end"),
     Fault(

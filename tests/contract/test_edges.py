@@ -377,3 +377,22 @@ def test_a_long_transaction_that_spawns_keeps_nobody_from_the_row_of_its_job(yar
     yard.clock.forward(2)
     yard.store.settler.sweep()
     assert yard.state(parent) == "succeeded"  # of a child that never was nothing is left
+
+
+@pytest.mark.rows("C7", "C29")
+def test_what_was_known_of_parents_before_a_retry_does_not_count_after_it(yard: Yard) -> None:
+    """Once a job that was retried together with a parent was cancelled, since another had been cancelled long ago."""
+    first, second = yard.add(), yard.add()
+    child = yard.add(after=(first, second), delay=None)
+    yard.store.desk.cancel([first])
+    assert yard.state(child) == "cancelled"
+    yard.store.desk.cancel([second])
+    yard.store.desk.retry([first])
+    (claim,) = yard.take()
+    yard.end(claim)
+    yard.store.desk.retry([second, child])
+    assert yard.state(child) == "blocked: parents"
+    (claim,) = yard.take()
+    assert claim.id == second
+    yard.end(claim)
+    assert yard.state(child) == "ready"

@@ -58,7 +58,7 @@ def retry(model: Model, job: Job, force: bool) -> State | None:
     if job.state.ended and (force or job.state is not State.SUCCEEDED):
         job.attempt = job.crashes = job.snoozes = job.signature = 0
         job.flags &= ~(Flag.CANCEL | Flag.SUSPECT)
-        job.worker_id = job.claimed_at = job.started_at = job.finished_at = None
+        job.worker_id = job.claimed_at = job.started_at = job.finished_at = job.expires_at = None
         job.result = job.report = job.note = None
         halts = model.halts.get(job.group_name or "", set())
         if job.id in halts:  # its group has stood still for it: it is at the head again

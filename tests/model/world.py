@@ -124,7 +124,13 @@ def check_sides(model: Model, sides: list[tuple[Any, ...]]) -> None:
     assert not kinds["note"], f"{kinds['note']} was left unsettled"
     assert {row[0] for row in kinds["halt"]} == {id for ids in model.halts.values() for id in ids}
     edges = {(id, parent): (edge.policy, edge.outcome) for (id, parent), edge in model.edges.items()}
-    assert {(row[0], row[1]): (row[2], STATE_OF[row[3]] if row[3] else None) for row in kinds["edge"]} == edges
+    there = {(row[0], row[1]): (row[2], STATE_OF[row[3]] if row[3] else None) for row in kinds["edge"]}
+    wrong = [
+        f"edge {edge} is {there.get(edge)}, should be {edges.get(edge)}"
+        for edge in there.keys() | edges
+        if there.get(edge) != edges.get(edge)
+    ]
+    assert not wrong, "; ".join(wrong)
     labels = [(id, name, value) for id, named in model.labels.items() for name, value in named.items()]
     assert sorted((row[0], row[5], row[6]) for row in kinds["label"]) == sorted(labels)
     attempts = {Lease(row[0], row[1]): (row[2], STATE_OF[row[3]], row[4], row[5]) for row in kinds["attempt"]}

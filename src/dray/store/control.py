@@ -209,7 +209,11 @@ def _put_back(connection: Connection, tables: Tables, over: Sequence[_Found], en
         carry(connection, tables, tables.history, tables.jobs, [one.id for one in some], endings, values)
         placed.add(arrived(place, some))
         if place is PARENTS:
-            placed.owed.waiting |= {one.id for one in some}
+            waiting = {one.id for one in some}
+            placed.owed.waiting |= waiting
+            # What was known of its parents is as old as its end: it is found out anew before it counts.
+            edges = tables.edges
+            connection.execute(update(edges).where(edges.c.job_id.in_(sorted(waiting))).values(outcome=None))
     return placed
 
 
