@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, TextClause, event
 
+from tests.contract.yard import Yard
 from tests.mysql_syntax import mariadb_only
+from tests.servers import Database
 
 
 @pytest.fixture(autouse=True)
@@ -26,3 +28,11 @@ def _mysql_would_understand() -> Iterator[None]:
     yield
     event.remove(Engine, "before_cursor_execute", look)
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.fixture
+def yard(database: Database) -> Iterator[Yard]:
+    """An empty database, one worker, and a clock that only the test moves."""
+    yard = Yard(database)
+    yield yard
+    yard.store.close()

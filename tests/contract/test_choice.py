@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 
 from dray.job import NewJob, name_hash
 from dray.selection import Choice, Strict, TaskFilter, Weighted
 from tests.contract.yard import Yard
-from tests.servers import Database
 
 rows = pytest.mark.rows
 A, B, C = (name_hash(name) for name in "abc")
-
-
-@pytest.fixture
-def yard(database: Database) -> Iterator[Yard]:
-    yard = Yard(database)
-    yield yard
-    yard.store.close()
 
 
 def fill(yard: Yard, queue: str, count: int, **options: object) -> None:

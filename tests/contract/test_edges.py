@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import pytest
 from sqlalchemy import Connection
@@ -17,13 +16,6 @@ from tests.contract.yard import Yard
 from tests.servers import Database
 
 GOOD, BAD = Done(), Failed(error="boom", permanent=True)
-
-
-@pytest.fixture
-def yard(database: Database) -> Iterator[Yard]:
-    yard = Yard(database)
-    yield yard
-    yard.store.close()
 
 
 @pytest.mark.rows("S0.14", "S0.31", "S0.3")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -15,14 +14,6 @@ from dray.store.owed import Owed
 from dray.store.sql import SqlStore
 from tests.contract.yard import Yard
 from tests.servers import Database
-
-
-@pytest.fixture
-def yard(database: Database) -> Iterator[Yard]:
-    yard = Yard(database)
-    yield yard
-    yard.store.close()
-
 
 # --- groups ---------------------------------------------------------------------------------------------------------------
 

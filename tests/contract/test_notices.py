@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,13 +16,6 @@ from tests.servers import Database
 
 rows = pytest.mark.rows
 HOUR = 3_600_000_000
-
-
-@pytest.fixture
-def yard(database: Database) -> Iterator[Yard]:
-    yard = Yard(database)
-    yield yard
-    yard.store.close()
 
 
 def fail(yard: Yard, error: str = "boom", *, told: bool = False, fingerprint: int | None = 7, **options: Any) -> int:

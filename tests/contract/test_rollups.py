@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -17,13 +16,6 @@ from tests.servers import Database
 
 rows = pytest.mark.rows
 DAY = 86_400
-
-
-@pytest.fixture
-def yard(database: Database) -> Iterator[Yard]:
-    yard = Yard(database)
-    yield yard
-    yard.store.close()
 
 
 def now(yard: Yard) -> int:

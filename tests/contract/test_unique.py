@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,13 +16,6 @@ from tests.contract.yard import Yard
 from tests.servers import Database
 
 BAD = Failed(error="boom", permanent=True)
-
-
-@pytest.fixture
-def yard(database: Database) -> Iterator[Yard]:
-    yard = Yard(database)
-    yield yard
-    yard.store.close()
 
 
 def job(name: str = "k", scope: int = QUEUED, conflict: str = "keep", args: str = "{}", **options: Any) -> NewJob:

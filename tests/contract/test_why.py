@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 from dray.job import Done, Failed, Flag, Parked, Snoozed
 from dray.why import Cause, ask
 from tests.contract.yard import Yard
-from tests.servers import Database
 
 BAD = Failed(error="boom", permanent=True)
-
-
-@pytest.fixture
-def yard(database: Database) -> Iterator[Yard]:
-    yard = Yard(database)
-    yield yard
-    yard.store.close()
 
 
 def why(yard: Yard, id: int) -> list[Cause]:

@@ -7,7 +7,6 @@ good or is cancelled. Enqueued after its start they are not covered, and run on 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from sqlalchemy import Connection, and_, select, update
 
@@ -16,6 +15,7 @@ from dray.stations import Held
 from dray.store.codes import BLOCKED, REASON, RUNNING, SUCCEEDED, document
 from dray.store.ends import end_waiting
 from dray.store.places import COLUMNS, Placed, Traveller, send_on
+from dray.store.rows import by_ids
 from dray.store.tables import Tables
 
 COVERED = REASON[Reason.COVERED]
@@ -56,21 +56,17 @@ def cover(connection: Connection, tables: Tables, claim: Claim) -> int:
 
 def coverers_in(connection: Connection, tables: Tables, groups: Sequence[int]) -> list[int]:
     """The jobs that cover others in these groups."""
-    return sorted(
-        connection.execute(
-            tables.text(_IN.replace("{rows}", tables.dialect.rows({"i": "int"}))), {"doc": document(groups)}
-        ).scalars()
-    )
+    return sorted(connection.execute(by_ids(tables, _IN), {"doc": document(groups)}).scalars())
 
 
 def ended_coverers(connection: Connection, tables: Tables, ids: Sequence[int]) -> list[int]:
     """Those of these jobs that have ended and had covered others."""
-    return sorted({row.by_id for row in connection.execute(_with(tables), {"doc": document(ids)})})
+    return sorted({row.by_id for row in connection.execute(by_ids(tables, _COVERED), {"doc": document(ids)})})
 
 
 def uncover(connection: Connection, tables: Tables, ids: Sequence[int]) -> Placed:
     """End what these have done too, or send it back into its line (C63)."""
-    ended = {row.id: (row.by_id, row.ended) for row in connection.execute(_with(tables), {"doc": document(ids)})}
+    ended = {row.id: (row.by_id, row.ended) for row in connection.execute(by_ids(tables, _COVERED), {"doc": document(ids)})}
     columns = ", ".join(f"j.{name}" for name in (*COLUMNS, "state", "reason"))
     lock = tables.text(tables.dialect.lock_ids("{jobs}", columns))
     rows = connection.execute(lock, {"doc": document(sorted(ended))}).all() if ended else []
@@ -81,7 +77,3 @@ def uncover(connection: Connection, tables: Tables, ids: Sequence[int]) -> Place
     expected = and_(tables.jobs.c.state == BLOCKED, tables.jobs.c.reason == COVERED)
     placed.add(send_on(connection, tables, back, expected, {"covered_by": None}))
     return placed
-
-
-def _with(tables: Tables) -> Any:
-    return tables.text(_COVERED.replace("{rows}", tables.dialect.rows({"i": "int"})))

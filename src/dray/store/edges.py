@@ -20,6 +20,7 @@ from dray.store.codes import BLOCKED, CANCELLED, FAILED, REASON, RUNNING, SCHEDU
 from dray.store.ends import end_waiting
 from dray.store.owed import Owed
 from dray.store.places import COLUMNS, Placed, Traveller, send_on
+from dray.store.rows import by_ids
 from dray.store.tables import Tables
 
 ALL_SUCCEEDED, ALL_DONE, OR_CANCEL, WAIVED, SPAWNED = range(5)  # policies of an edge
@@ -251,4 +252,4 @@ def _with(tables: Tables, template: str) -> Any:
     if "{needed}" in template:
         index = tables.dialect.quote(f"{tables.prefix}edges_needs")
         template = template.replace("{needed}", _BY_NEEDS[tables.dialect.name].replace("{index}", index))
-    return tables.text(template.replace("{rows}", tables.dialect.rows({"i": "int"})))
+    return by_ids(tables, template)

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from dray.store.codes import EPOCH, FAILED, document, instant
-from dray.store.rows import with_rows
+from dray.store.rows import by_ids
 from dray.store.tables import Tables
 
 NEWEST = 10_000  # attempts that are looked at, whatever there is
@@ -83,5 +83,5 @@ def _kind(rows: Sequence[Any], tasks: dict[int, str]) -> ErrorKind:
 
 
 def _tasks(connection: Connection, tables: Tables, ids: Sequence[int]) -> dict[int, str]:
-    rows = connection.execute(with_rows(tables, _TASKS, {"i": "int"}), {"doc": document(sorted(set(ids)))})
+    rows = connection.execute(by_ids(tables, _TASKS), {"doc": document(sorted(set(ids)))})
     return {row[0]: row[1] for row in rows}

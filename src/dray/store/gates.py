@@ -11,7 +11,7 @@ to be locked. Those who give something back need no lock: the number of those wh
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 from sqlalchemy import Connection, and_, delete, select
@@ -22,6 +22,7 @@ from dray.stations import GROUP, LIMIT, Held, gate_hash
 from dray.store.codes import BLOCKED, document
 from dray.store.owed import Owed
 from dray.store.places import COLUMNS, Placed, Traveller, send_on
+from dray.store.rows import by_ids
 from dray.store.tables import Tables
 
 KINDS = {GROUP: 1, LIMIT: 2}
@@ -116,14 +117,14 @@ _FIRST = f"SELECT (SELECT w.id FROM {_LINE} ORDER BY w.group_rank, w.id LIMIT 1)
 
 def open_groups(connection: Connection, tables: Tables, groups: Sequence[int]) -> list[int]:
     """Those of these groups in which somebody waits and nobody is at the head."""
-    return [row[0] for row in connection.execute(with_rows(tables, _OPEN), {"doc": document(groups)})]
+    return [row[0] for row in connection.execute(by_ids(tables, _OPEN), {"doc": document(groups)})]
 
 
 def let_heads(connection: Connection, tables: Tables, groups: Sequence[int]) -> Placed:
     """Let the first of each group's line to its head, unless somebody is there or the group stands still (S2.58, S2.60)."""
     # Only of those that are locked: one that has no row yet has got somebody since we looked, who owes a look himself.
     locked = [gate.hash for gate in lock(connection, tables, GROUP, groups)]
-    found = connection.execute(with_rows(tables, _FIRST), {"doc": document(locked)})
+    found = connection.execute(by_ids(tables, _FIRST), {"doc": document(locked)})
     return let_out(connection, tables, GROUP, sorted(row[0] for row in found if row[0] is not None))
 
 
@@ -184,7 +185,3 @@ def let_out(connection: Connection, tables: Tables, kind: str, ids: Sequence[int
         found = {hash for hash in connection.execute(hashes).scalars() if hash is not None}
         (placed.locked.groups if kind == GROUP else placed.locked.limits).update(found)
     return placed
-
-
-def with_rows(tables: Tables, template: str) -> Any:
-    return tables.text(template.replace("{rows}", tables.dialect.rows({"i": "int"})))

@@ -11,10 +11,11 @@ from sqlalchemy import Connection, func, select, update
 from dray.errors import BadOption
 from dray.options import Limit
 from dray.stations import LIMIT, Held
-from dray.store.codes import READY
-from dray.store.gates import Gate, let_out, lock, with_rows
+from dray.store.codes import READY, document
+from dray.store.gates import Gate, let_out, lock
 from dray.store.owed import Owed
 from dray.store.places import Placed
+from dray.store.rows import by_ids
 from dray.store.tables import Tables
 
 AT_ONCE = 100  # lines that are looked at with one statement
@@ -39,13 +40,13 @@ _NEWER = (
 
 def waited_for(connection: Connection, tables: Tables, limits: Sequence[int]) -> list[int]:
     """Those of these limits for which somebody waits."""
-    return [row[0] for row in connection.execute(with_rows(tables, _WAITED_FOR), {"doc": _document(limits)})]
+    return [row[0] for row in connection.execute(by_ids(tables, _WAITED_FOR), {"doc": document(limits)})]
 
 
 def give_shares(connection: Connection, tables: Tables, limits: Sequence[int]) -> Placed:
     """Give the free shares of these limits to those that wait for them, the most urgent first."""
     gates = lock(connection, tables, LIMIT, limits)
-    counts = connection.execute(with_rows(tables, _COUNTS), {"doc": _document(limits)}).all()
+    counts = connection.execute(by_ids(tables, _COUNTS), {"doc": document(limits)}).all()
     taken = {row[0]: row for row in counts}
     rooms = [_room(gate, *taken[gate.hash][1:]) for gate in gates]
     chosen = _first_of(connection, tables, rooms)
@@ -59,13 +60,13 @@ def give_shares(connection: Connection, tables: Tables, limits: Sequence[int]) -
 
 def newer_rules(connection: Connection, tables: Tables, ids: Sequence[int]) -> list[int]:
     """Those of these new jobs that bring other numbers for their limit than it has."""
-    found = connection.execute(with_rows(tables, _NEWER), {"doc": _document(ids)}).all()
+    found = connection.execute(by_ids(tables, _NEWER), {"doc": document(ids)}).all()
     return list(ids) if found else []
 
 
 def take_rules(connection: Connection, tables: Tables, ids: Sequence[int]) -> Placed:
     """Let the limits have the numbers that these jobs bring: the latest enqueue decides."""
-    found = connection.execute(with_rows(tables, _NEWER), {"doc": _document(ids)}).all()
+    found = connection.execute(by_ids(tables, _NEWER), {"doc": document(ids)}).all()
     rules = {row[0]: row[1] for row in found}
     gates = tables.gates
     for gate in lock(connection, tables, LIMIT, rules):
@@ -184,7 +185,3 @@ def _remember(connection: Connection, tables: Tables, room: _Room) -> None:
     gates = tables.gates
     values = {"spent": room.spent_now(), "opens_at": room.opens_at}
     connection.execute(update(gates).where(gates.c.gate_hash == room.gate.hash).values(**values))
-
-
-def _document(ids: Iterable[int]) -> str:
-    return msgspec.json.encode([{"i": id} for id in ids]).decode()

@@ -18,7 +18,7 @@ from dray.job import Finish, Lease, State, name_hash
 from dray.notice import Event, Failure, Group, Notice
 from dray.store.codes import FAILED, instant
 from dray.store.controls import TICK, make_row
-from dray.store.rows import documents, storable, with_rows
+from dray.store.rows import by_ids, documents, storable, with_rows
 from dray.store.tables import Tables
 
 EVENT = {Event.ATTEMPTS: 1, Event.FAILED: 2, Event.DIGEST: 3}
@@ -82,7 +82,7 @@ def _rows(one: Finish) -> list[dict[str, Any]]:
 def give_ended(connection: Connection, tables: Tables, ids: Sequence[int]) -> None:
     """Note that these jobs, which nobody ran, have failed."""
     for document in documents({"i": id} for id in ids):
-        connection.execute(with_rows(tables, _GIVE_ENDED, {"i": "int"}), {"doc": document})
+        connection.execute(by_ids(tables, _GIVE_ENDED), {"doc": document})
 
 
 # --- taking ---------------------------------------------------------------------------------------------------------------

@@ -19,6 +19,14 @@ def with_rows(tables: Tables, template: str, columns: Mapping[str, str]) -> Text
     return tables.text(template.replace("{rows}", tables.dialect.rows(columns)))
 
 
+def by_ids(tables: Tables, template: str) -> TextClause:
+    """The same for ids, or hashes, that `codes.document` gives: they are the column `d.i`."""
+    return with_rows(tables, template, _IDS)
+
+
+_IDS = {"i": "int"}
+
+
 def documents(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
     """The rows as JSON arrays, none of which is more than a server takes at once."""
     chunk: list[str] = []
