@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from dray.job import NewJob, name_hash
+from dray.job import Cancelled, Failed, NewJob, State, name_hash
 from dray.selection import Choice, Strict, TaskFilter, Weighted
 from tests.contract.yard import Yard
 
@@ -118,3 +118,48 @@ def test_weights_and_tasks_together(yard: Yard) -> None:
     claims = yard.take(20)
     assert Counter(claim.queue for claim in claims) == {"a": 15, "b": 5}
     assert {claim.task for claim in claims} == {"y"}
+
+
+@rows("S2.50", "C40")
+def test_nothing_is_taken_but_what_is_ready(yard: Yard) -> None:
+    fill(yard, "ended", 3)
+    done, failed, cancelled = yard.take(3)
+    yard.end(done)
+    yard.end(failed, Failed(error="no", permanent=True))
+    yard.end(cancelled, Cancelled())
+    fill(yard, "a", 1, delay=3600.0)
+    fill(yard, "a", 1, group="g")
+    fill(yard, "a", 1, group="g")
+    (running,) = yard.take()
+    (held,) = [added.id for added in yard.store.add([NewJob(task="t", queue="a", args="{}")])]
+    yard.store.desk.hold([held])
+    assert yard.take() == []
+    yard.end(running)
+    assert [claim.group_held for claim in yard.take()] == [1]  # the next of its group, and nothing else
+
+
+@rows("S3.28", "S3.21")
+def test_what_waits_is_counted_queue_by_queue_and_in_all(yard: Yard) -> None:
+    for queue, count in (("a", 3), ("b", 2)):
+        fill(yard, queue, count)
+    yard.take(1)
+    counts = {one.queue: (one.ready, one.running) for one in yard.store.desk.queues()}
+    assert counts == {"a": (2, 1), "b": (2, 0)}
+    assert yard.store.desk.counts()[State.READY] == sum(ready for ready, _ in counts.values())
+
+
+@rows("S4.26", "S4.28")
+def test_every_failed_attempt_is_kept_with_its_reason_also_when_the_job_succeeds_in_the_end(yard: Yard) -> None:
+    (id,) = [one.id for one in yard.store.add([NewJob(task="t", queue="q", args="{}", max_attempts=3)])]
+    for number in (1, 2):
+        yard.end(yard.take()[0], Failed(error=f"no {number}", traceback="where"), attempts=3)
+        yard.clock.forward(61)
+        yard.store.promote()
+    yard.end(yard.take()[0])
+    row = yard.store.desk.job(id)
+    assert row is not None
+    assert (row.state, row.attempt) == (State.SUCCEEDED, 3)
+    assert [(one.attempt, one.error, one.traceback) for one in yard.store.desk.attempts(id)] == [
+        (1, "no 1", "where"),
+        (2, "no 2", "where"),
+    ]

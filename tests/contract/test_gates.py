@@ -33,7 +33,7 @@ def test_strict_order_is_the_order_of_the_enqueues_alone(yard: Yard) -> None:
     assert yard.run() == ids
 
 
-@pytest.mark.rows("S2.54", "S2.56", "S2.58")
+@pytest.mark.rows("S2.54", "S2.56", "S2.58", "S2.16")
 def test_one_of_a_group_at_a_time_whatever_its_priority(yard: Yard) -> None:
     first, urgent = yard.add(group="g", priority=500), yard.add(group="g", priority=1)
     (claim,) = yard.take()

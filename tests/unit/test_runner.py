@@ -242,7 +242,7 @@ def test_a_broken_payload_is_a_failure_for_good(app: Dray, payload: str) -> None
     assert len(ran.outcome.error) <= ERROR_LIMIT
 
 
-@pytest.mark.rows("C35", "S2.43")
+@pytest.mark.rows("C35", "S2.43", "S2.51")
 @pytest.mark.parametrize("payload", ["{}", '{"a":[1,2,3]}', '{"k":{"y":1}}', '{"a":[1],"k":{"x":1}}'])
 def test_arguments_that_do_not_fit_are_parked_for_whoever_can_take_them(app: Dray, payload: str) -> None:
     app.task(name="t")(lambda x: None)
