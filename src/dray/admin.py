@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -193,10 +194,10 @@ class Admin:
         desk = self._store().desk
         if names:
             return [Group(number=gate_hash(GROUP, name) or 0, line=desk.line(name)) for name in names]
-        found = dict(desk.groups(limit=limit, after=after))
-        if after is None:
-            found |= dict(desk.halted_groups())
-        return [Group(number=number, line=desk.line(name)) for number, name in sorted(found.items())]
+        page = desk.groups(limit=limit, after=after)
+        last = page[-1][0] if len(page) == limit else math.inf  # no further, or the next page would leave some out
+        halted = {one: name for one, name in desk.halted_groups() if (after is None or one > after) and one <= last}
+        return [Group(number=number, line=desk.line(name)) for number, name in sorted({**dict(page), **halted}.items())]
 
     def paused(self) -> list[Pause]:
         """The queues of which nothing is started, by name."""
