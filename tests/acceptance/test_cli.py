@@ -382,7 +382,7 @@ def test_the_doctor_finds_what_is_wrong(shell: Shell) -> None:
     assert "→ dray worker mail" in told
     assert "warn  tasks      'send' is in 1 waiting jobs but not registered" in told
     assert "database_url" in told
-    assert told.splitlines()[-1] == "1 failed, 3 warnings"
+    assert told.splitlines()[-1] == "1 failed, 3 warnings", told
 
 
 def test_the_schema_as_sql_needs_no_connection(shell: Shell) -> None:

@@ -93,7 +93,7 @@ class Shop:
         ended: list[Any] = []
         unlisten = events.listen(lambda event, facts: ended.append(facts["why"]) if event == "worker.stopping" else None)
         try:
-            Worker(self.app, concurrency=2, limits=Limits(burst=True, max_time=60)).run()
+            Worker(self.app, concurrency=1, limits=Limits(burst=True, max_time=60)).run()
         finally:
             unlisten()
         assert ended == ["nothing left to do"]
