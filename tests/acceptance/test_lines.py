@@ -25,7 +25,7 @@ from tests.servers import Database
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(max(600, 240 * MINUTES))]
 
-SLICE = 4.0  # seconds of producing
+SLICE = 3.0  # seconds of producing
 PRODUCERS, WORKERS = 3, 4
 KILL_EVERY = 0.7  # seconds
 PATIENCE = 30.0  # seconds in which at least one job has to end

@@ -59,7 +59,7 @@ _ENDED = {
     "report": "d.p",
     "error": "d.e",
     "note": "d.n",
-    "flags": "j.flags | COALESCE(d.fl, 0)",
+    "flags": "CASE WHEN d.fl IS NULL THEN j.flags ELSE j.flags | d.fl END",  # not | 0: MySQL's sums of bits have no sign
     "metadata": "COALESCE(d.md, j.metadata)",
     **{name: f"CASE WHEN d.pd IS NULL THEN j.{name} ELSE {new} END" for name, new in _USAGE.items()},
 }
