@@ -138,6 +138,32 @@ def unblock_group(connection: Connection, tables: Tables, group: int) -> tuple[l
     return ids, Owed(groups={group})
 
 
+_NEXT = "SELECT j.{kind}_hash FROM {{jobs}} j{index} WHERE j.{kind}_hash > :after ORDER BY j.{kind}_hash LIMIT 1"
+_JUMPS = (
+    "WITH RECURSIVE g(h, n) AS (SELECT MIN(j.{kind}_hash), 1 FROM {{jobs}} j WHERE j.{kind}_hash > :after"
+    " UNION ALL SELECT (SELECT MIN(j.{kind}_hash) FROM {{jobs}} j WHERE j.{kind}_hash > g.h), g.n + 1"
+    " FROM g WHERE g.h IS NOT NULL AND g.n < :limit) SELECT h FROM g WHERE h IS NOT NULL ORDER BY h"
+)
+
+
+def hashes_after(kind: str, connection: Connection, tables: Tables, after: int, limit: int) -> list[int]:
+    """The gates that live jobs name, ascending, behind this one: from gate to gate through the index, however many jobs wait at
+    each."""
+    if tables.dialect.name != "mysql":
+        statement = tables.text(_JUMPS.format(kind=kind))
+        return list(connection.execute(statement, {"after": after, "limit": limit}).scalars())
+    # It goes straight to a place in the index only if it is told that in numbers, and would read all jobs behind each gate.
+    index = tables.dialect.quote(f"{tables.prefix}jobs_{kind}")
+    statement = tables.text(_NEXT.format(kind=kind, index=f" FORCE INDEX ({index})"))
+    found: list[int] = []
+    while len(found) < limit:
+        following = connection.execute(statement, {"after": found[-1] if found else after}).scalar()
+        if following is None:
+            break
+        found.append(following)
+    return found
+
+
 def prune_gates(connection: Connection, tables: Tables, older_than: float, limit: int = 1000) -> int:
     """Delete the rows of gates that no live job names, and that count no starts. Whoever waits for such a row finds it gone,
     and makes it anew."""

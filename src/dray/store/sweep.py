@@ -9,12 +9,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 from sqlalchemy import Connection
 
+from dray.stations import GROUP, LIMIT
 from dray.store.connect import Database
 from dray.store.cover import coverers_in
+from dray.store.gates import hashes_after
 from dray.store.limits import open_again, opening
 from dray.store.owed import Owed
 from dray.store.settle import Settler
@@ -25,12 +28,6 @@ EVERY = 10.0  # seconds between the beginnings of two rounds
 BUDGET = 0.05  # seconds that a part of the round may take
 LOWEST = -(2**63)
 
-# From gate to gate through the index, however many jobs wait at each.
-_GATES = (
-    "WITH RECURSIVE g(h, n) AS (SELECT MIN(j.{kind}_hash), 1 FROM {{jobs}} j WHERE j.{kind}_hash > :after"
-    " UNION ALL SELECT (SELECT MIN(j.{kind}_hash) FROM {{jobs}} j WHERE j.{kind}_hash > g.h), g.n + 1"
-    " FROM g WHERE g.h IS NOT NULL AND g.n < :slice) SELECT h FROM g WHERE h IS NOT NULL ORDER BY h"
-)
 # Also of jobs that have ended: who waits no longer is seen by its id, and a slice stays a slice.
 _WAITING = "SELECT DISTINCT e.job_id FROM {edges} e WHERE e.job_id > :after ORDER BY e.job_id LIMIT :slice"
 
@@ -39,14 +36,18 @@ class Part(NamedTuple):
     """One kind of thing that the round goes through, by ascending numbers."""
 
     name: str
-    statement: str
+    look: Callable[[Connection, Tables, int, int], Sequence[int]]  # numbers behind the second last, so many at most
     owe: Callable[[set[int]], Owed]
 
 
+def _waiting(connection: Connection, tables: Tables, after: int, limit: int) -> Sequence[int]:
+    return connection.execute(tables.text(_WAITING), {"after": after, "slice": limit}).scalars().all()
+
+
 PARTS = (
-    Part("groups", _GATES.format(kind="group"), lambda some: Owed(groups=some)),
-    Part("limits", _GATES.format(kind="limit"), lambda some: Owed(limits=some)),
-    Part("waiting", _WAITING, lambda some: Owed(waiting=some)),
+    Part("groups", partial(hashes_after, GROUP), lambda some: Owed(groups=some)),
+    Part("limits", partial(hashes_after, LIMIT), lambda some: Owed(limits=some)),
+    Part("waiting", _waiting, lambda some: Owed(waiting=some)),
 )
 
 
@@ -83,7 +84,7 @@ class Round:
         if self._fresh:
             self.began, self._fresh = self.clock(), False
         part = PARTS[self.part]
-        some = self.database.once(lambda connection: _numbers(connection, self.tables, part, self.after))
+        some = self.database.once(lambda connection: part.look(connection, self.tables, self.after, SLICE))
         owed = part.owe(set(some))
         if some and part.name == "groups":
             owed.coverers |= set(self.database.once(lambda connection: coverers_in(connection, self.tables, some)))
@@ -95,11 +96,6 @@ class Round:
             if self.part == 0:
                 self.took, self._fresh = self.clock() - self.began, True
         return len(ready)
-
-
-def _numbers(connection: Connection, tables: Tables, part: Part, after: int) -> Sequence[int]:
-    statement = tables.text(part.statement)
-    return connection.execute(statement, {"after": after, "slice": SLICE}).scalars().all()
 
 
 def open_rates(database: Database, tables: Tables, settler: Settler) -> float | None:

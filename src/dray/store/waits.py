@@ -12,6 +12,7 @@ from dray.job import State
 from dray.stations import GROUP, LIMIT, Held, gate_hash
 from dray.store.codes import READY, STATE_OF, SUCCEEDED, instant
 from dray.store.edges import ALL_DONE, SPAWNED, WAIVED
+from dray.store.gates import hashes_after
 from dray.store.tables import Tables
 
 SHOWN = 5  # jobs that are named
@@ -119,13 +120,10 @@ def before(connection: Connection, tables: Tables, queue_hash: int, priority: in
 
 def groups(connection: Connection, tables: Tables, *, limit: int = 50, after: int = -(2**63)) -> list[tuple[int, str]]:
     """Groups that have live jobs, by their numbers, behind this one: found by going through the index from group to group."""
-    statement = tables.text(
-        "WITH RECURSIVE g(h, n) AS (SELECT MIN(j.group_hash), 1 FROM {jobs} j WHERE j.group_hash > :after"
-        " UNION ALL SELECT (SELECT MIN(j.group_hash) FROM {jobs} j WHERE j.group_hash > g.h), g.n + 1"
-        " FROM g WHERE g.h IS NOT NULL AND g.n < :n) SELECT g.h, (SELECT j.group_name FROM {jobs} j WHERE j.group_hash = g.h"
-        " LIMIT 1) FROM g WHERE g.h IS NOT NULL ORDER BY g.h"
-    )
-    return [(row[0], row[1]) for row in connection.execute(statement, {"after": after, "n": limit})]
+    hashes = hashes_after(GROUP, connection, tables, after, limit)
+    name = tables.text("SELECT j.group_name FROM {jobs} j WHERE j.group_hash = :hash LIMIT 1")
+    named = ((hash, connection.execute(name, {"hash": hash}).scalar()) for hash in hashes)
+    return [(hash, name) for hash, name in named if name is not None]
 
 
 def halted(connection: Connection, tables: Tables, limit: int = 1000) -> list[tuple[int, str]]:
