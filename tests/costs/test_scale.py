@@ -59,4 +59,5 @@ def measured(bed: Bed, operation: Operation) -> Cost:
 def test_fifty_times_the_rows_cost_the_same(beds: Beds, operation: Operation) -> None:
     small, full = (measured(bed, operation) for bed in beds)
     assert full.statements == small.statements
-    assert full.work <= MARGIN * small.work + LEVELS, f"with {FEW} rows: {small}\nwith {MANY_ROWS}: {full}"
+    splits = small.work // 25  # pages of an index that are split now and then, where rows are inserted
+    assert full.work <= MARGIN * small.work + LEVELS + splits, f"with {FEW} rows: {small}\nwith {MANY_ROWS}: {full}"

@@ -161,7 +161,15 @@ NEIGHBOURS: dict[str, set[str]] = {
     "store.settle": {"store.connect", "store.owed", "store.places", "store.tables", "store.wakeup"}
     | {"store.cover", "store.edges", "store.gates", "store.limits"},
     "store.expire": {"store.ends", "store.owed", "store.tables"},
-    "store.sweep": {"store.gates", "store.cover", "store.connect", "store.limits", "store.owed", "store.settle", "store.tables"},
+    "store.sweep": {
+        "store.gates",
+        "store.cover",
+        "store.connect",
+        "store.limits",
+        "store.owed",
+        "store.settle",
+        "store.tables",
+    },
     "store.promote": {"store.owed", "store.places", "store.tables"},
     "store.control": {"store.unique", "store.ends", "store.owed", "store.places", "store.tables"},
     "store.controls": {"store.tables", "store.workers"},

@@ -23,7 +23,8 @@ MOST = 1000  # that are let through of one line at once
 _LINE = f"{{jobs}} w WHERE w.limit_hash = d.i AND w.limit_held = {int(Held.WAITS)}"
 _HELD = f"SELECT count(*) FROM {{jobs}} h WHERE h.limit_hash = d.i AND h.limit_held = {int(Held.HOLDS)}"
 _WAITED_FOR = f"SELECT d.i FROM {{rows}} WHERE (SELECT w.id FROM {_LINE} LIMIT 1) IS NOT NULL"
-_COUNTS = f"SELECT d.i, ({_HELD}) AS held, ({_HELD} AND h.state = {READY}) AS unstarted, {{now}} AS now FROM {{rows}}"
+_COUNTS = f"SELECT d.i, ({_HELD}) AS held, {{unstarted}} AS unstarted, {{now}} AS now FROM {{rows}}"
+_UNSTARTED = f"({_HELD} AND h.state = {READY})"  # reads the jobs themselves: only where a rate has to know
 _FIRST = (
     f"SELECT * FROM (SELECT w.id FROM {{jobs}} w WHERE w.limit_hash = %d AND w.limit_held = {int(Held.WAITS)}"
     " ORDER BY w.priority, w.id LIMIT %d) AS l"
@@ -46,7 +47,9 @@ def waited_for(connection: Connection, tables: Tables, limits: Sequence[int]) ->
 def give_shares(connection: Connection, tables: Tables, limits: Sequence[int]) -> Placed:
     """Give the free shares of these limits to those that wait for them, the most urgent first."""
     gates = lock(connection, tables, LIMIT, limits)
-    counts = connection.execute(by_ids(tables, _COUNTS), {"doc": document(limits)}).all()
+    rated = any("/" in (gate.rule or "") for gate in gates)
+    template = _COUNTS.replace("{unstarted}", _UNSTARTED if rated else "0")
+    counts = connection.execute(by_ids(tables, template), {"doc": document(limits)}).all()
     taken = {row[0]: row for row in counts}
     rooms = [_room(gate, *taken[gate.hash][1:]) for gate in gates]
     chosen = _first_of(connection, tables, rooms)
