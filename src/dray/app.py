@@ -177,11 +177,20 @@ class Dray:
     async def aenqueue_many(self, calls: Iterable[Bound | Task]) -> list[Job]:
         """The same without blocking the event loop."""
         bound = self._all_bound(calls)
+        bulk = self._bulk.get()
+        if bulk is None:
+            return await self.ainsert(bound)
+        jobs = bulk.put(bound)
+        if bulk.is_full:
+            await bulk.aflush()
+        return jobs
+
+    async def ainsert(self, bound: Sequence[Bound]) -> list[Job]:
+        """`insert` without blocking the event loop, also in an async transaction."""
         target = self._transaction.get()
-        if self._bulk.get() is None and target is not None and _is_async(target):
-            added = await target.run_sync(lambda sync: self._add_within(bound, sync))
-            return self._jobs(bound, added)
-        return await asyncio.to_thread(self.enqueue_many, bound)
+        if target is not None and _is_async(target):
+            return self._jobs(bound, await target.run_sync(lambda sync: self._add_within(bound, sync)))
+        return await asyncio.to_thread(self.insert, bound)
 
     def bulk(self, size: int = 500) -> Bulk:
         """Gather the enqueues of a block and insert them `size` at a time (S2.31); also as `async with`.

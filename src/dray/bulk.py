@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from contextvars import ContextVar, Token
@@ -17,6 +16,7 @@ class App(Protocol):
     """What a bulk needs of its app."""
 
     def insert(self, bound: Sequence[Bound]) -> list[Job]: ...
+    async def ainsert(self, bound: Sequence[Bound]) -> list[Job]: ...
     def pending(self, bound: Bound) -> Job: ...
 
 
@@ -47,10 +47,22 @@ class Bulk(AbstractContextManager["Bulk"], AbstractAsyncContextManager["Bulk"]):
 
     def flush(self) -> None:
         """Insert what has been gathered; the jobs have their ids then."""
+        bound, jobs = self._take()
+        self._made(jobs, self._app.insert(bound))
+
+    async def aflush(self) -> None:
+        """The same without blocking the event loop, also in an async transaction."""
+        bound, jobs = self._take()
+        self._made(jobs, await self._app.ainsert(bound))
+
+    def _take(self) -> tuple[list[Bound], list[Job]]:
         waiting, self._waiting = self._waiting, []
-        for job, made in zip((job for _, job in waiting), self._app.insert([bound for bound, _ in waiting]), strict=True):
-            job.becomes(made)
-        self.inserted += len(waiting)
+        return [bound for bound, _ in waiting], [job for _, job in waiting]
+
+    def _made(self, jobs: Sequence[Job], made: Sequence[Job]) -> None:
+        for job, one in zip(jobs, made, strict=True):
+            job.becomes(one)
+        self.inserted += len(jobs)
 
     def __enter__(self) -> Bulk:
         if self._current.get() is not None:
@@ -69,7 +81,7 @@ class Bulk(AbstractContextManager["Bulk"], AbstractAsyncContextManager["Bulk"]):
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._leave()
         if kind is None:
-            await asyncio.to_thread(self.flush)
+            await self.aflush()
 
     def _leave(self) -> None:
         assert self._token is not None

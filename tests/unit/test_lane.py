@@ -1,8 +1,7 @@
-"""Where a job waits, and how urgent it is: by its options, its task, and the settings. And many enqueues as few inserts."""
+"""Where a job waits, and how urgent it is: by its options, its task, and the settings."""
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import pytest
 
 from dray import Dray
 from dray.errors import BadOption, ConfigurationError
-from dray.store.filters import Filter
 
 rows = pytest.mark.rows
 
@@ -147,70 +145,3 @@ def test_the_priority_of_a_job(url: str) -> None:
     free.task(name="plain")(lambda_named("plain"))
     assert free.using().bind("plain").job.priority == 100
     assert free.using(priority=7).bind("plain").job.priority == 7
-
-
-# --- bulk -----------------------------------------------------------------------------------------------------------------
-
-
-@rows("S2.31")
-def test_a_bulk_inserts_some_at_a_time_and_the_rest_at_its_end(url: str) -> None:
-    app = Dray(url)
-
-    @app.task
-    def note(number: int) -> None: ...
-
-    with app.bulk(size=100) as bulk:
-        jobs = [note.enqueue(number) for number in range(250)]
-        assert bulk.inserted == 200
-        assert [job.id for job in jobs[:3]] == [1, 2, 3]
-        assert jobs[-1].id == 0
-        with pytest.raises(BadOption, match="flush its bulk first"):
-            jobs[-1].refresh()
-        with pytest.raises(BadOption, match="flush its bulk first"):
-            note.using(after=[jobs[-1]]).enqueue(0)
-        bulk.flush()
-        assert jobs[-1].id == 250
-        last = note.using(after=[jobs[-1]]).enqueue(0)
-    assert bulk.inserted == 251
-    assert (last.id, str(last.state), str(jobs[0].state)) == (251, "blocked", "ready")
-    assert note.enqueue(1).id == 252  # behind the block all is as before
-
-
-@rows("S2.31")
-def test_what_a_bulk_has_gathered_is_dropped_when_its_block_raises(url: str) -> None:
-    app = Dray(url)
-
-    @app.task
-    def note(number: int) -> None: ...
-
-    def breaks_off() -> None:
-        with app.bulk(size=2):
-            for number in range(3):
-                note.enqueue(number)
-            raise LookupError
-
-    with pytest.raises(LookupError):
-        breaks_off()
-    assert [row.args for row in app.store.desk.jobs(Filter())] == ['{"a":[1]}', '{"a":[0]}']
-
-
-def test_a_bulk_of_async_enqueues(url: str) -> None:
-    app = Dray(url)
-
-    @app.task
-    def note(number: int) -> None: ...
-
-    async def many() -> list[int]:
-        async with app.bulk(size=10):
-            jobs = [await note.aenqueue(number) for number in range(25)]
-        return [job.id for job in jobs]
-
-    assert asyncio.run(many()) == list(range(1, 26))
-
-
-def test_a_bulk_in_a_bulk_and_a_wrong_size_are_refused(url: str) -> None:
-    app = Dray(url)
-    with pytest.raises(BadOption, match="a bulk already"), app.bulk(), app.bulk():
-        pass
-    with pytest.raises(BadOption, match="size of a bulk"):
-        app.bulk(0)
