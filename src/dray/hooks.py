@@ -60,8 +60,8 @@ class Hooks:
         return bool(self.before_run or self.after_run or self.on_error or self.metadata)
 
     def __or__(self, other: Hooks) -> Hooks:
-        if not other:
-            return self
+        if not (self and other):  # as mostly: nothing is made anew for each job
+            return self or other
         return Hooks(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
 
     @classmethod

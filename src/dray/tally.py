@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
 
 from dray.job import Finish
 from dray.rollup import MINUTE, Numbers
@@ -19,8 +17,7 @@ class Tally:
     A minute is written whole each time, over what was written of it before: to write it twice changes nothing.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._minutes: dict[int, dict[tuple[str, str], Numbers]] = {}
         self._changed: set[int] = set()

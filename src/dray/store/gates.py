@@ -37,6 +37,27 @@ class Gate(NamedTuple):
     rule: str | None
     spent: str | None
 
+    @property
+    def limit(self) -> Limit:
+        """Its numbers. Of a rule that a hand has written and nobody can read: one at a time, to be on the safe side."""
+        try:
+            return Limit.parse("limit", self.rule or "1")
+        except BadOption:
+            return Limit("limit", 1)
+
+    @property
+    def starts(self) -> list[tuple[int, int]]:
+        """The starts that a rate has counted: when, and how many."""
+        try:
+            return msgspec.json.decode(self.spent or "[]", type=list[tuple[int, int]])
+        except msgspec.DecodeError:
+            return []
+
+    def starts_since(self, now: int) -> list[tuple[int, int]]:
+        """Those that count still at this instant."""
+        since = now - round(self.limit.per * 1_000_000)
+        return [start for start in self.starts if start[0] > since]
+
 
 _LOCK = {
     "sqlite": "SELECT {columns} FROM {rows} JOIN {gates} g ON g.gate_hash = d.i",
@@ -146,7 +167,7 @@ _JUMPS = (
 )
 
 
-def hashes_after(kind: str, connection: Connection, tables: Tables, after: int, limit: int) -> list[int]:
+def hashes_after(connection: Connection, tables: Tables, kind: str, after: int, limit: int) -> list[int]:
     """The gates that live jobs name, ascending, behind this one: from gate to gate through the index, however many jobs wait at
     each."""
     if tables.dialect.name != "mysql":
@@ -174,22 +195,12 @@ def prune_gates(connection: Connection, tables: Tables, older_than: float, limit
     idle = select(gates.c.gate_hash, gates.c.rule, gates.c.spent, tables.now().label("now"))
     idle = idle.where(gates.c.made_at < before, ~groups, ~limits).order_by(gates.c.gate_hash).limit(limit)
     rows = connection.execute(tables.dialect.lock(idle))
-    hashes = [row.gate_hash for row in rows if not _counts(row.rule, row.spent, row.now)]
+    hashes = [row[0] for row in rows if not Gate(*row[:3]).starts_since(row.now)]
     if not hashes:
         return 0
     # Looked at again under the lock: somebody may have joined since.
     gone = delete(gates).where(gates.c.gate_hash.in_(hashes), ~groups, ~limits)
     return connection.execute(gone).rowcount
-
-
-def _counts(rule: str | None, spent: str | None, now: int) -> bool:
-    """Whether the starts that a rate has counted matter still."""
-    try:
-        starts = msgspec.json.decode(spent or "[]", type=list[tuple[int, int]])
-        per = Limit.parse("limit", rule or "1").per
-    except (msgspec.DecodeError, BadOption):
-        return False
-    return any(at > now - per * 1_000_000 for at, _ in starts)
 
 
 def let_out(connection: Connection, tables: Tables, kind: str, ids: Sequence[int]) -> Placed:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import msgspec
 from sqlalchemy import Connection, func, select, update
 
-from dray.errors import BadOption
 from dray.options import Limit
 from dray.stations import LIMIT, Held
 from dray.store.codes import READY, document
@@ -130,29 +129,14 @@ class _Room:
 
 
 def _room(gate: Gate, held: int, unstarted: int, now: int) -> _Room:
-    rule = _rule(gate)
+    rule = gate.limit
     free = 2**31 if rule.most is None else rule.most - held
     spent: list[tuple[int, int]] = []
     if rule.rate is not None:
-        since = now - round(rule.per * 1_000_000)
-        spent = [one for one in _spent(gate) if one[0] > since]
+        spent = gate.starts_since(now)
         # Those let through long ago that nobody has started yet would else start together with as many new ones.
         free = min(free, rule.rate - max(sum(count for _, count in spent), unstarted))
     return _Room(gate, rule, now, max(0, free), spent)
-
-
-def _rule(gate: Gate) -> Limit:
-    try:
-        return Limit.parse("limit", gate.rule or "1")
-    except BadOption:  # written by a hand: careful is better than sorry
-        return Limit("limit", 1)
-
-
-def _spent(gate: Gate) -> list[tuple[int, int]]:
-    try:
-        return msgspec.json.decode(gate.spent or "[]", type=list[tuple[int, int]])
-    except msgspec.DecodeError:
-        return []
 
 
 def _first_of(connection: Connection, tables: Tables, rooms: Iterable[_Room]) -> dict[int, list[int]]:

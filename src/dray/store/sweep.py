@@ -40,13 +40,17 @@ class Part(NamedTuple):
     owe: Callable[[set[int]], Owed]
 
 
+def _gates(kind: str, connection: Connection, tables: Tables, after: int, limit: int) -> Sequence[int]:
+    return hashes_after(connection, tables, kind, after, limit)
+
+
 def _waiting(connection: Connection, tables: Tables, after: int, limit: int) -> Sequence[int]:
     return connection.execute(tables.text(_WAITING), {"after": after, "slice": limit}).scalars().all()
 
 
 PARTS = (
-    Part("groups", partial(hashes_after, GROUP), lambda some: Owed(groups=some)),
-    Part("limits", partial(hashes_after, LIMIT), lambda some: Owed(limits=some)),
+    Part("groups", partial(_gates, GROUP), lambda some: Owed(groups=some)),
+    Part("limits", partial(_gates, LIMIT), lambda some: Owed(limits=some)),
     Part("waiting", _waiting, lambda some: Owed(waiting=some)),
 )
 

@@ -120,7 +120,7 @@ def before(connection: Connection, tables: Tables, queue_hash: int, priority: in
 
 def groups(connection: Connection, tables: Tables, *, limit: int = 50, after: int = -(2**63)) -> list[tuple[int, str]]:
     """Groups that have live jobs, by their numbers, behind this one: found by going through the index from group to group."""
-    hashes = hashes_after(GROUP, connection, tables, after, limit)
+    hashes = hashes_after(connection, tables, GROUP, after, limit)
     name = tables.text("SELECT j.group_name FROM {jobs} j WHERE j.group_hash = :hash LIMIT 1")
     named = ((hash, connection.execute(name, {"hash": hash}).scalar()) for hash in hashes)
     return [(hash, name) for hash, name in named if name is not None]
