@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 from aiosmtpd.controller import Controller
 
-from dray import Dray, Permanent, Retry, State, notify
+from dray import Dray, Permanent, Retry, State, mail, notify
 from dray.errors import ConfigurationError
 from dray.notice import Notice
 from dray.notify import Notifier, channels_of, next_tick
@@ -228,6 +228,14 @@ def test_texts_of_ones_own_take_the_place_of_ours(database: Database, mailbox: M
             channels_of(Dray(database.url, **settings, mail_templates=str(tmp_path / wrong)))
     with pytest.raises(ConfigurationError, match="mail_from and mail_to"):
         channels_of(Dray(database.url, mail=mailbox.url))
+
+
+def test_a_password_is_not_sent_in_the_clear(mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mail, "_LOCAL", ())  # as to any other machine
+    channel = mail.Mail(f"smtp://ann:hunter2@127.0.0.1:{mailbox.port}", "dray@example.org", ("ann@example.org",))
+    with pytest.raises(ConfigurationError, match="offers no TLS, and a password is not sent in the clear"):
+        channel.tell(notify.trial_notice())
+    assert mailbox.mails == []
 
 
 def test_a_subject_cannot_smuggle_in_a_header(database: Database, mailbox: Mailbox) -> None:
