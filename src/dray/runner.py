@@ -74,7 +74,7 @@ class Runner:
         return self._registry.find(task)
 
     def metadata(self, said: Mapping[str, Any]) -> str:
-        """What hooks said of a job, as it is stored; what cannot be is told of, and the rest is kept."""
+        """What hooks said of a job, as it is stored; if it cannot be, the reason stands in its place."""
         try:
             return self._codec.check(dict(said), what="metadata")
         except Exception as error:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
 from sqlalchemy import Connection, delete
 
 from dray.job import Change, Finish, Lease
 from dray.store.codes import STATE, STATE_OF
-from dray.store.rows import documents, storable, with_rows
+from dray.store.rows import by_leases, documents, lease_document, storable, with_rows
 from dray.store.tables import Tables
 
 
@@ -70,12 +69,12 @@ def record(connection: Connection, tables: Tables, lease: Lease, change: Change)
 
 def recorded(connection: Connection, tables: Tables, leases: Sequence[Lease]) -> dict[Lease, Change]:
     """What is on record of runs whose end was never written."""
-    document = msgspec.json.encode([{"i": lease.id, "f": lease.fence} for lease in leases]).decode()
+    document = lease_document(leases)
     statement = (
         "SELECT a.job_id, a.fence, a.state, a.error, a.traceback, a.fingerprint FROM {rows}"
         " JOIN {attempts} a ON a.job_id = d.i AND a.fence = d.f"
     )
-    rows = connection.execute(with_rows(tables, statement, {"i": "int", "f": "int"}), {"doc": document})
+    rows = connection.execute(by_leases(tables, statement), {"doc": document})
     return {
         Lease(row[0], row[1]): Change(state=STATE_OF[row[2]], error=row[3], traceback=row[4], fingerprint=row[5])
         for row in rows
@@ -90,15 +89,15 @@ def forget_record(connection: Connection, tables: Tables, lease: Lease) -> None:
 
 def done_before(connection: Connection, tables: Tables, finishes: Sequence[Finish]) -> set[Lease]:
     """Those that an earlier try has written. A job may also have been rescued meanwhile, which leaves the fence as it is."""
-    document = msgspec.json.encode([{"i": one.claim.id, "f": one.claim.fence} for one in finishes]).decode()
+    document = lease_document(one.claim.lease for one in finishes)
     statement = (
         "SELECT h.id, h.fence, h.state, h.snoozes FROM {rows} JOIN {history} h ON h.id = d.i AND h.fence = d.f UNION ALL"
         " SELECT j.id, j.fence, j.state, j.snoozes FROM {rows} JOIN {jobs} j ON j.id = d.i AND j.fence = d.f WHERE j.state <> 1"
     )
-    rows = connection.execute(with_rows(tables, statement, {"i": "int", "f": "int"}), {"doc": document}).all()
+    rows = connection.execute(by_leases(tables, statement), {"doc": document}).all()
     found = {Lease(row[0], row[1]): (row[2], row[3]) for row in rows}
     statement = "SELECT a.job_id, a.fence, a.error FROM {rows} JOIN {attempts} a ON a.job_id = d.i AND a.fence = d.f"
-    kept = connection.execute(with_rows(tables, statement, {"i": "int", "f": "int"}), {"doc": document}).all()
+    kept = connection.execute(by_leases(tables, statement), {"doc": document}).all()
     errors = {Lease(row[0], row[1]): row[2] for row in kept}
     return {
         lease for one in finishes if (lease := one.claim.lease) in found and _was_written(one, *found[lease], errors.get(lease))

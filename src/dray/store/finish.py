@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-import msgspec
 from sqlalchemy import Connection, insert
 
 from dray.job import Change, Finish, Flag, Lease, Ready, Reason, State, Usage
@@ -14,7 +13,7 @@ from dray.store.attempts import done_before, keep_attempts
 from dray.store.codes import REASON, STATE
 from dray.store.notices import give
 from dray.store.owed import Owed
-from dray.store.rows import documents, storable, with_rows
+from dray.store.rows import by_leases, documents, lease_document, storable, with_rows
 from dray.store.tables import Tables
 
 # What the last run cost, and what the hooks said of it; nothing, where there was none.
@@ -243,8 +242,8 @@ def _lock(connection: Connection, tables: Tables, leases: Iterable[Lease]) -> di
         case _:
             by_key = _LOCK.replace(" JOIN ", " STRAIGHT_JOIN ").replace(" ON ", " FORCE INDEX (PRIMARY) ON ")
             statement = by_key + " FOR UPDATE"
-    document = msgspec.json.encode([{"i": lease.id, "f": lease.fence} for lease in leases]).decode()
-    rows = connection.execute(with_rows(tables, statement, {"i": "int", "f": "int"}), {"doc": document}).all()
+    document = lease_document(leases)
+    rows = connection.execute(by_leases(tables, statement), {"doc": document}).all()
     return {Lease(row[0], row[1]): row[2] for row in rows}
 
 

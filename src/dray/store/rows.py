@@ -9,6 +9,7 @@ import msgspec
 from sqlalchemy import TextClause
 
 from dray.codec import sanitize
+from dray.job import Lease
 from dray.store.tables import Tables
 
 CHUNK_BYTES = 4_000_000  # in one statement: MariaDB takes packets of 16 MB unless told otherwise
@@ -24,7 +25,18 @@ def by_ids(tables: Tables, template: str) -> TextClause:
     return with_rows(tables, template, _IDS)
 
 
+def by_leases(tables: Tables, template: str) -> TextClause:
+    """The same for leases, that `lease_document` gives: `d.i` and `d.f`."""
+    return with_rows(tables, template, _LEASES)
+
+
+def lease_document(leases: Iterable[Lease]) -> str:
+    """Leases as a statement takes them in its parameter `doc`."""
+    return msgspec.json.encode([{"i": lease.id, "f": lease.fence} for lease in leases]).decode()
+
+
 _IDS = {"i": "int"}
+_LEASES = {"i": "int", "f": "int"}
 
 
 def documents(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
