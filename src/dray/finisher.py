@@ -10,11 +10,11 @@ from msgspec.structs import replace
 
 from dray import events
 from dray.errors import DrayError, StoreError, StoreUnavailable, WorkerGone
+from dray.item import Item
 from dray.job import Change, Claim, Failed, Finish, Flag, HandedBack, Lease, Outcome, State
 from dray.lifecycle import DEFAULT_RETRY, await_children, decide
 from dray.redact import redact
 from dray.runner import Runner
-from dray.slots import Item
 from dray.store.base import EngineStore, Pickup
 from dray.tally import Tally
 

@@ -21,8 +21,12 @@ class PollIntake:
         pickup: Pickup,
         pace: Pace,
         run_ahead: Callable[[str], int] = lambda task: 1,
+        *,
+        every: float | None = None,
     ) -> None:
         self._store, self._pace, self._run_ahead = store, pace, run_ahead
+        self._every = every  # seconds from the beginning of one look to that of the next, if somebody has said so
+        self.looks = 0
         self.leads = False  # somebody was taken to be run behind another
         self.pickup = pickup
         self._hinted = True
@@ -37,11 +41,16 @@ class PollIntake:
 
     def wait(self, now: float) -> float:
         """Seconds until the next look."""
+        if self._every is not None:
+            return max(0.0, self._next_look - now)
         return 0.0 if self._hinted else max(0.0, self._next_look - now)
 
     def look(self) -> None:
         """A look begins: hints that come from now on are news."""
         self._hinted = False
+        self.looks += 1
+        if self._every is not None:
+            self._next_look = time.monotonic() + self._every
 
     def make_sure(self) -> bool:
         """Whether a look from scratch has found nothing; else the next one is. What is remembered may be a moment old."""
@@ -71,6 +80,11 @@ class PollIntake:
         """Claim up to `limit` jobs."""
         return self._store.claim(worker_id, self.pickup, limit)
 
+    def pick(self, worker_id: int, job_id: int) -> list[Claim]:
+        """Claim this job, whatever it waits for; nothing if it runs elsewhere or has ended."""
+        claim = self._store.pick(worker_id, job_id)
+        return [] if claim is None else [claim]
+
     def behind(self, worker_id: int, head: Claim) -> list[Claim]:
         """Claim those behind a job in its group, as many as its task says may be run ahead of its end; those it covers first
         leave the line."""
@@ -90,5 +104,6 @@ class PollIntake:
         if count >= wanted:
             self._hinted = True  # there may be more
             return False
-        self._next_look = time.monotonic() + self._pace.empty()
+        if self._every is None:
+            self._next_look = time.monotonic() + self._pace.empty()
         return True

@@ -74,6 +74,31 @@ class Meter:
             self._at = float("-inf")
 
 
+class _Resident:
+    """How many bytes this process has in memory. A look is good for a moment: a limit is not asked for each job."""
+
+    EVERY = 0.2  # seconds
+
+    def __init__(self) -> None:
+        self._value, self._at = 0, float("-inf")
+
+    def __call__(self) -> int:
+        now = time.monotonic()
+        if now - self._at >= self.EVERY:
+            self._value, self._at = self._look(), now
+        return self._value
+
+    def _look(self) -> int:
+        try:
+            with open("/proc/self/statm", "rb") as file:
+                return int(file.read().split()[1]) * resource.getpagesize()
+        except OSError:
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+resident = _Resident()
+
+
 def _open(path: str, flags: int) -> int | None:
     try:
         return os.open(path, flags | os.O_CLOEXEC)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from dray.item import Item
 from dray.job import HandedBack, name_hash
-from dray.slots import Item
 from dray.store.base import Pickup
 
 EVERY = 0.25  # seconds between looks at what is paused, at least; an idle worker looks when it looks for jobs

@@ -1,14 +1,16 @@
-"""What all long processes share: an end that a signal asks for, and waits that can be cut short."""
+"""What long processes share: signals that only set flags, waits that can be cut short, a new life in the same process."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
@@ -33,10 +35,15 @@ class Inbox:
 
 
 @contextmanager
-def on_stop_signal(first: Callable[[str], None], again: Callable[[str], None]) -> Iterator[None]:
-    """Call `first` with the signal's name at the first TERM, INT or QUIT, and `again` at every later one.
+def on_signals(
+    first: Callable[[str], None],
+    again: Callable[[str], None],
+    others: Mapping[signal.Signals, Callable[[], None]] | None = None,
+) -> Iterator[None]:
+    """Call `first` with the signal's name at the first TERM, INT or QUIT, and `again` at every later one; and for `others` what
+    stands there. A hang-up that somebody has told this process to ignore, as nohup does, stays ignored.
 
-    Both are called between two bytecodes of the main thread and may only set flags.
+    All are called between two bytecodes of the main thread and should only set flags.
     """
     before: dict[signal.Signals, Any] = {}
     seen = 0
@@ -46,10 +53,25 @@ def on_stop_signal(first: Callable[[str], None], again: Callable[[str], None]) -
         seen += 1
         (first if seen == 1 else again)(signal.Signals(number).name)
 
+    def heed(number: int, _frame: FrameType | None) -> None:
+        heeded[signal.Signals(number)]()
+
+    heeded = dict(others or {})
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        heeded.pop(signal.SIGHUP, None)
     for number in STOPPING:
         before[number] = signal.signal(number, ask)
+    for number in heeded:
+        before[number] = signal.signal(number, heed)
     try:
         yield
     finally:
         for caught, handler in before.items():
             signal.signal(caught, handler)
+
+
+def restart() -> NoReturn:
+    """Begin the same command anew in this process, under its pid: with the code as it is on disk now."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

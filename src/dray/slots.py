@@ -7,55 +7,16 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 
 from dray import events
-from dray.context import Context, enter
-from dray.hooks import Ended, Hooks
-from dray.job import Cancelled, Change, Claim, Done, Failed, Flag, HandedBack, Outcome, Skipped, Usage
-from dray.meter import Memory, Meter, Stopwatch
-from dray.report import Kind
+from dray.context import enter
+from dray.hooks import Hooks
+from dray.item import Item, ended, has_expired, has_succeeded, line_of, needs_mark
+from dray.job import Cancelled, Failed, HandedBack, Outcome
+from dray.meter import Meter, Stopwatch
 from dray.runner import Prepared, Ran, Runner
-
-
-class Item:
-    """A claimed job in this process, from the claim to the write of its outcome."""
-
-    __slots__ = (
-        *("behind", "claim", "claimed", "context", "dropped", "ended", "marked", "outcome", "started", "stop"),
-        *("_first", "change", "fallback", "hook_since", "left_behind", "memory", "on_written", "recorded", "taken_up", "usage"),
-    )
-
-    def __init__(self, claim: Claim, context: Context) -> None:
-        self.claim = claim
-        self.context = context
-        self.claimed = time.monotonic()
-        self.started: float | None = None
-        self.ended = 0.0
-        self.outcome: Outcome | None = None
-        self.stop = False
-        self.dropped: Outcome | None = None  # what becomes of it instead of a start
-        self.marked = False  # the start mark is in the database
-        self.taken_up = False  # a slot has it: from then on it may start at any moment, unless it has been dropped
-        self._first = [True]
-        self.behind: Item | None = None  # the next of its group, to be run when this one has succeeded
-        self.memory: Memory | None = None  # before its run
-        self.usage: Usage | None = None
-        self.change: Change | None = None  # what was decided, once it has been
-        self.recorded = False  # that it has failed is on record, though not yet written as its end
-        self.fallback: Ran | None = None  # what it came to, should a hook never return
-        self.hook_since: float | None = None  # since when a hook runs that nobody has to wait for
-        self.left_behind = False  # its hook took too long: the slot is another thread's now
-        self.on_written: Callable[[bool], None] | None = None  # told when its end is committed, or was refused
-
-    def give_up(self) -> bool:
-        """Whether the caller is the first to end this one: without a start, or while a hook hangs, others may want to as
-        well."""
-        try:
-            return self._first.pop()
-        except IndexError:
-            return False
 
 
 class Slots:
@@ -318,6 +279,7 @@ class Slots:
             self._end(item, prepared)
             return None
         item.memory = self._meter.begin()
+        item.thread = threading.get_ident()
         item.started = time.monotonic()
         return prepared
 
@@ -334,13 +296,6 @@ class Slots:
             self._on_done()
 
 
-def ended(item: Item) -> Ended:
-    """What hooks are told of an end that is committed."""
-    assert item.change is not None
-    assert item.started is not None
-    return Ended(item.change.state, item.ended - item.started, item.change.error, item.usage)
-
-
 def _teller(loop: asyncio.AbstractEventLoop, written: asyncio.Future[bool]) -> Callable[[bool], None]:
     def hear(accepted: bool) -> None:
         if not written.done():
@@ -351,43 +306,3 @@ def _teller(loop: asyncio.AbstractEventLoop, written: asyncio.Future[bool]) -> C
             loop.call_soon_threadsafe(hear, accepted)
 
     return tell
-
-
-_SAYS_SO = int(Flag.SUSPECT | Flag.FAIL_ON_CRASH)  # a plain number: asked of each job
-
-
-def needs_mark(claim: Claim) -> bool:
-    """Whether a job writes down that it starts before user code is reached: where a death would otherwise be a riddle."""
-    return claim.crashes > 0 or claim.flags & _SAYS_SO != 0
-
-
-def line_of(item: Item) -> Iterator[Item]:
-    """A job and those behind it in its group, in their order."""
-    one: Item | None = item
-    while one is not None:
-        yield one
-        one = one.behind
-
-
-def has_succeeded(item: Item) -> bool:
-    """Whether a run leads to success, whatever else there is to say about it."""
-    match item.outcome:
-        case Done(report=report):
-            return report is None or not report.contains(Kind.ERROR)
-        case Skipped():
-            return True
-        case _:
-            return False
-
-
-def lined_up(items: Iterable[Item]) -> int:
-    """How many of these wait for the job before them in their group: they take up nobody's slot."""
-    return sum(item.claim.follows and item.started is None for item in items)
-
-
-def has_expired(item: Item) -> bool:
-    """Whether its time is over: by the database's clock at the claim, and a steady one since then."""
-    expires_at = item.claim.expires_at
-    if expires_at is None:
-        return False
-    return item.claim.claimed_at + (time.monotonic() - item.claimed) * 1_000_000 >= expires_at

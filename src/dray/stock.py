@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 
 from dray.context import Context
 from dray.intake import PollIntake
+from dray.item import Item
 from dray.job import Claim, Lease
 from dray.lifecycle import ALONE_FROM
-from dray.slots import Item, Slots
+from dray.slots import Slots
 
 
 class Stock:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Protocol
 from dray import events
 from dray.app import Dray
 from dray.errors import DrayError, StoreError
+from dray.item import Item
 from dray.job import Cancelled, Claim, Flag, HandedBack, State
 from dray.notify import Notifier, channels_of
-from dray.slots import Item, Slots
+from dray.slots import Slots
 from dray.store.output import Line
 from dray.store.rescue import Watch
 from dray.tally import Tally

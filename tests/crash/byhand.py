@@ -7,9 +7,10 @@ import time
 from typing import Any, cast
 
 from dray.app import Dray
+from dray.item import Item
 from dray.lease import WorkerLease
 from dray.limits import Limits
-from dray.slots import Item, Slots
+from dray.slots import Slots
 from dray.stock import Stock
 from dray.store.lanes import Lanes
 from dray.store.roster import Roster

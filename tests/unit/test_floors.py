@@ -66,6 +66,7 @@ FLOORS: list[set[str]] = [
         "store.add",
         "store.lanes",
         "store.claim",
+        "store.pick",
         "store.attempts",
         "store.notices",
         "store.rollups",
@@ -94,6 +95,10 @@ FLOORS: list[set[str]] = [
         "outage",
         "slots",
         "stock",
+        "item",
+        "standing",
+        "stacks",
+        "single",
         "tally",
         "mail",
         "webhook",
@@ -101,7 +106,7 @@ FLOORS: list[set[str]] = [
     }
     | {"why", "admin", "doctor"},
     # 7 the engine
-    {"worker", "upkeep", "discover"},
+    {"worker", "exchange", "upkeep", "discover"},
     # 8 faces
     {"cli.*", "testing.*", "demo", "demo.*"},
     # 9 doors to the street
@@ -110,6 +115,8 @@ FLOORS: list[set[str]] = [
 
 # Steps on one floor, one by one. They must not go in a circle.
 NEIGHBOURS: dict[str, set[str]] = {
+    "slots": {"item"},
+    "store.pick": {"store.tables", "store.claim"},
     "store.failures": {"store.tables", "store.rows"},
     "cli.errors": {"cli.words", "cli.output", "cli.options", "cli.opening", "cli.facts"},
     "kinds": {"selection"},
@@ -121,13 +128,13 @@ NEIGHBOURS: dict[str, set[str]] = {
     "store.rows": {"store.tables"},
     "store.notices": {"store.tables", "store.rows", "store.controls"},
     "store.attempts": {"store.tables", "store.rows"},
-    "stock": {"slots", "intake"},
+    "stock": {"item", "slots", "intake"},
     "hooks": {"context"},
     "report": {"errors"},
     "store.base": {"store.board"},
     "sender": {"context", "handle", "task"},
-    "finisher": {"tally", "slots"},
-    "obedience": {"slots"},
+    "finisher": {"item", "tally", "slots"},
+    "obedience": {"item", "slots"},
     "job": {"errors", "report"},
     "options": {"errors", "job"},
     "durations": {"errors"},
@@ -195,6 +202,7 @@ NEIGHBOURS: dict[str, set[str]] = {
     | {"store.unique", "store.waits"},
     "store.vitals": {"store.connect", "store.tables"},
     "store.sql": {
+        "store.pick",
         "store.edges",
         "store.lanes",
         "store.attempts",
@@ -219,7 +227,7 @@ NEIGHBOURS: dict[str, set[str]] = {
     "task": {"hooks", "context"},
     "runner": {"hooks", "context", "task"},
     "lease": {"heartbeat"},
-    "worker": {"upkeep"},
+    "worker": {"exchange", "upkeep"},
     "app": {"waits"},
     "why": {"doctor"},
     "admin": {"app", "doctor", "waits", "why"},

@@ -104,6 +104,10 @@ class EngineStore(Protocol):
         that is not alive."""
         ...
 
+    def pick(self, worker_id: int, job_id: int) -> Claim | None:
+        """Take a job by its id, whatever it waits for, and let its gates be as they are. None: it runs, or has ended."""
+        ...
+
     def follow(self, worker_id: int, head: Claim, limit: int, priorities: range | None = None) -> list[Claim]:
         """Take those that stand behind a claimed job in its group, up to `limit`, in their order, to be run one after the
         other by the same worker. Stops before the first that is of another task or queue, of none of these priorities, has a

@@ -268,7 +268,7 @@ _BARE = _RETURNED.replace("j.", "")
 
 def _claim_in_steps(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, limit: int) -> list[Row[Any]]:
     """Where one statement cannot do it: find the ids, then take them."""
-    _check_alive(connection, tables, worker_id)
+    check_alive(connection, tables, worker_id)
     if tables.dialect.skip_locked:
         return _lock_and_take(connection, tables, worker_id, lanes, limit)
     ids: list[int] = []
@@ -334,7 +334,8 @@ def _lock(connection: Connection, tables: Tables, worker_id: int, ids: list[int]
     return list(connection.execute(statement, {"doc": _ids(sorted(ids)), "w": worker_id}).all())
 
 
-def _check_alive(connection: Connection, tables: Tables, worker_id: int) -> None:
+def check_alive(connection: Connection, tables: Tables, worker_id: int) -> None:
+    """Raise WorkerGone unless the worker is alive in the database."""
     alive = connection.execute(tables.text("SELECT 1 FROM {workers} WHERE id = :w AND state = 0"), {"w": worker_id})
     if alive.first() is None:
         raise WorkerGone(worker_id)

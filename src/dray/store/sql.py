@@ -30,6 +30,7 @@ from dray.store.follow import follow
 from dray.store.gates import stand_in_order
 from dray.store.lanes import Lanes
 from dray.store.owed import Owed
+from dray.store.pick import pick
 from dray.store.promote import Promoted, adopt, next_due, parked, promote
 from dray.store.rescue import Rescued, anything_lost, rescue
 from dray.store.roster import Roster
@@ -205,6 +206,10 @@ class SqlStore:
     def follow(self, worker_id: int, head: Claim, limit: int, priorities: range | None = None) -> list[Claim]:
         """Take those that stand behind a claimed job in its group, to be run one after the other by the same worker."""
         return self.database.transact(lambda connection: follow(connection, self.tables, worker_id, head, limit, priorities))
+
+    def pick(self, worker_id: int, job_id: int) -> Claim | None:
+        """Take a job by its id, whatever it waits for; None: it runs, or has ended."""
+        return self.database.transact(lambda connection: pick(connection, self.tables, worker_id, job_id))
 
     def cover(self, claim: Claim) -> int:
         """Let a job that is about to start do the work of narrower ones of its task in its group; gives how many."""

@@ -1,0 +1,107 @@
+"""A claimed job in a worker's hands, and what can be said of one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from dray.context import Context
+from dray.durations import show_duration
+from dray.hooks import Ended
+from dray.job import Change, Claim, Done, Flag, Outcome, Skipped, Usage
+from dray.meter import Memory
+from dray.report import Kind
+from dray.runner import Ran
+
+
+class Item:
+    """A claimed job in this process, from the claim to the write of its outcome."""
+
+    __slots__ = (
+        *("behind", "claim", "claimed", "context", "dropped", "ended", "marked", "outcome", "started", "stop", "thread"),
+        *("_first", "change", "fallback", "hook_since", "left_behind", "memory", "on_written", "recorded", "taken_up", "usage"),
+    )
+
+    def __init__(self, claim: Claim, context: Context) -> None:
+        self.claim = claim
+        self.context = context
+        self.claimed = time.monotonic()
+        self.started: float | None = None
+        self.thread: int | None = None  # that runs it; of async ones that of the event loop
+        self.ended = 0.0
+        self.outcome: Outcome | None = None
+        self.stop = False
+        self.dropped: Outcome | None = None  # what becomes of it instead of a start
+        self.marked = False  # the start mark is in the database
+        self.taken_up = False  # a slot has it: from then on it may start at any moment, unless it has been dropped
+        self._first = [True]
+        self.behind: Item | None = None  # the next of its group, to be run when this one has succeeded
+        self.memory: Memory | None = None  # before its run
+        self.usage: Usage | None = None
+        self.change: Change | None = None  # what was decided, once it has been
+        self.recorded = False  # that it has failed is on record, though not yet written as its end
+        self.fallback: Ran | None = None  # what it came to, should a hook never return
+        self.hook_since: float | None = None  # since when a hook runs that nobody has to wait for
+        self.left_behind = False  # its hook took too long: the slot is another thread's now
+        self.on_written: Callable[[bool], None] | None = None  # told when its end is committed, or was refused
+
+    @property
+    def title(self) -> str:
+        """The job as a line above its stack names it."""
+        ran = 0.0 if self.started is None else time.monotonic() - self.started
+        return f"job {self.claim.id} {self.claim.task}, running for {show_duration(round(ran, 1))}"
+
+    def give_up(self) -> bool:
+        """Whether the caller is the first to end this one: without a start, or while a hook hangs, others may want to as
+        well."""
+        try:
+            return self._first.pop()
+        except IndexError:
+            return False
+
+
+def ended(item: Item) -> Ended:
+    """What hooks are told of an end that is committed."""
+    assert item.change is not None
+    assert item.started is not None
+    return Ended(item.change.state, item.ended - item.started, item.change.error, item.usage)
+
+
+_SAYS_SO = int(Flag.SUSPECT | Flag.FAIL_ON_CRASH)  # a plain number: asked of each job
+
+
+def needs_mark(claim: Claim) -> bool:
+    """Whether a job writes down that it starts before user code is reached: where a death would otherwise be a riddle."""
+    return claim.crashes > 0 or claim.flags & _SAYS_SO != 0
+
+
+def line_of(item: Item) -> Iterator[Item]:
+    """A job and those behind it in its group, in their order."""
+    one: Item | None = item
+    while one is not None:
+        yield one
+        one = one.behind
+
+
+def has_succeeded(item: Item) -> bool:
+    """Whether a run leads to success, whatever else there is to say about it."""
+    match item.outcome:
+        case Done(report=report):
+            return report is None or not report.contains(Kind.ERROR)
+        case Skipped():
+            return True
+        case _:
+            return False
+
+
+def lined_up(items: Iterable[Item]) -> int:
+    """How many of these wait for the job before them in their group: they take up nobody's slot."""
+    return sum(item.claim.follows and item.started is None for item in items)
+
+
+def has_expired(item: Item) -> bool:
+    """Whether its time is over: by the database's clock at the claim, and a steady one since then."""
+    expires_at = item.claim.expires_at
+    if expires_at is None:
+        return False
+    return item.claim.claimed_at + (time.monotonic() - item.claimed) * 1_000_000 >= expires_at
