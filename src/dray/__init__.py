@@ -6,7 +6,7 @@ Only the public names are here; everything else is imported from its module. Imp
 from __future__ import annotations
 
 from dray.app import Dray
-from dray.context import Context, current_job
+from dray.context import Context, TimedOut, current_job
 from dray.errors import DrayError, Permanent
 from dray.handle import Job
 from dray.job import RetryIn, Skip, Snooze, State, StopWorker
@@ -30,6 +30,7 @@ __all__ = [
     "State",
     "StopWorker",
     "Task",
+    "TimedOut",
     "Unique",
     "current_job",
 ]

@@ -6,13 +6,14 @@ import asyncio
 import dataclasses
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
 from dray.bulk import Bulk
 from dray.codec import Codec
+from dray.command import Command
 from dray.context import Context
+from dray.durations import parse_size
 from dray.errors import BadOption, ConfigurationError
 from dray.handle import Job
 from dray.hooks import Hooks
@@ -24,7 +25,8 @@ from dray.runner import Runner
 from dray.sender import AppSender, Bound, FunctionTask, Using, changed
 from dray.settings import Settings, load
 from dray.store import open_store
-from dray.task import Definition, Registry, Task, TaskOptions
+from dray.task import Definition, Registry, RunOptions, Task, TaskOptions
+from dray.transaction import Transaction, is_async
 from dray.waits import microseconds, with_waits
 
 if TYPE_CHECKING:
@@ -81,6 +83,8 @@ class Dray:
         queue       where its jobs wait
         priority    0-999, smaller is more urgent (S2.17)
         retry       a `Retry`, a number of attempts, delays in seconds, or a function of the attempt giving seconds
+        timeout     seconds until `TimedOut` is raised in it; hard_timeout: until it is ended (10 s later if not given)
+        isolate     True or an `Isolate`: it runs in a process of its own, so that a crash or a leak stays there
         on_crash    "retry" or "fail": what to do when the worker died while it surely ran (S0.35)
         aliases     former names, so that jobs enqueued under them still run
         permanent_on, retry_on  exceptions that fail it at once, or that alone are tried again; the nearest class counts
@@ -91,6 +95,46 @@ class Dray:
         """
         decorator = TaskDecorator(self, options)
         return decorator if target is None else decorator(target)
+
+    def command(
+        self,
+        name: str,
+        argv: Sequence[str],
+        *,
+        fields: Mapping[str, type] | None = None,
+        options: Mapping[str, str] | None = None,
+        stdin: str | None = None,
+        folder: str | None = None,
+        env: Mapping[str, str] | None = None,
+        output: str = "failure",
+        max_output: int | str = 2**20,
+        **task: Unpack[RunOptions],
+    ) -> FunctionTask[..., None]:
+        """Register a program as a task: run for each job without a shell, done when its exit code is 0 (S1.3-S1.8).
+
+            make_pdf = app.command("make-pdf", ["bin/make-pdf", "--id", "{invoice_id}"], timeout=60)
+            make_pdf.enqueue(invoice_id=7)
+            make_pdf(invoice_id=7)      # by hand, on this terminal
+
+        argv, fields, options, stdin, folder, env, output, max_output   see `dray.command.Command`
+        task        the options of `task`; with a timeout it gets SIGTERM, and SIGKILL at the hard one
+
+        Raises BadOption and TaskError.
+        """
+        command = Command(
+            name=name,
+            argv=tuple(argv) if not isinstance(argv, str) else argv,
+            fields=fields or {},
+            options=options or {},
+            stdin=stdin,
+            folder=folder,
+            env=env or {},
+            output=output,
+            max_output=parse_size(max_output),
+        )
+        given: Any = task  # every option of a run is one of a task
+        made: FunctionTask[..., None] = self.register(command, given)
+        return made
 
     def register(self, target: Any, options: TaskOptions) -> Any:
         """What `task` does, without decorator's syntax: gives a class as it is, a function as a task."""
@@ -166,7 +210,7 @@ class Dray:
         target = self._transaction.get()
         if target is None:
             return self._jobs(bound, self.store.add([one.job for one in bound]))
-        if _is_async(target):
+        if is_async(target):
             raise BadOption("this transaction is an async one: use `await ...aenqueue(...)` in it")
         return self._jobs(bound, self._add_within(bound, target))
 
@@ -188,7 +232,7 @@ class Dray:
     async def ainsert(self, bound: Sequence[Bound]) -> list[Job]:
         """`insert` without blocking the event loop, also in an async transaction."""
         target = self._transaction.get()
-        if target is not None and _is_async(target):
+        if target is not None and is_async(target):
             return self._jobs(bound, await target.run_sync(lambda sync: self._add_within(bound, sync)))
         return await asyncio.to_thread(self.insert, bound)
 
@@ -214,7 +258,7 @@ class Dray:
 
         Workers are told after the commit, wherever it happens.
         """
-        return Transaction(self, target)
+        return Transaction(self, self._transaction, target)
 
     def run_ahead(self, task: str) -> int:
         """How many jobs of a group, the first included, a worker may take at once when that is of this task."""
@@ -347,35 +391,5 @@ class TaskDecorator:
         return self._app.register(target, self._options)
 
 
-class Transaction(AbstractContextManager[None], AbstractAsyncContextManager[None]):
-    """While it is entered, enqueues of this thread or asyncio task go into the caller's transaction."""
-
-    def __init__(self, app: Dray, target: Any) -> None:
-        self._app, self._target = app, target
-        self._token: Token[Any] | None = None
-
-    def __enter__(self) -> None:
-        if _is_async(self._target):
-            raise BadOption("use `async with app.transaction(...)` for an async session or connection")
-        self._app.store.ensure()  # now, not in the middle of the caller's transaction
-        self._token = self._app._transaction.set(self._target)
-
-    def __exit__(self, *_: object) -> None:
-        assert self._token is not None
-        self._app._transaction.reset(self._token)
-
-    async def __aenter__(self) -> None:
-        await asyncio.to_thread(self._app.store.ensure)
-        self._token = self._app._transaction.set(self._target)
-
-    async def __aexit__(self, *_: object) -> None:
-        self.__exit__()
-
-
 def _spawner(options: Options) -> Context | None:
     return options.parent if isinstance(options.parent, Context) else None
-
-
-def _is_async(target: Any) -> bool:
-    """Whether this is an AsyncSession or AsyncConnection: those have `run_sync`, and their sync twins have not."""
-    return hasattr(target, "run_sync")

@@ -16,6 +16,13 @@ class CancelRequested(Signal):
     """Somebody asked to cancel this job; raised at the next checkpoint of the run."""
 
 
+class TimedOut(Signal):
+    """This run has taken longer than the `timeout` of its task: raised in it, wherever it is, so that it may clean up.
+
+    No error, and not eaten by `except Exception`: who catches it has until the hard limit to end.
+    """
+
+
 class Context:
     """One run of a job, as the task sees it.
 
@@ -23,10 +30,16 @@ class Context:
     pass it on to a service that should refuse a worker which was given up on.
     """
 
-    def __init__(self, claim: Claim, write: Callable[[Claim, str, str], None] | None = None) -> None:
+    def __init__(
+        self,
+        claim: Claim,
+        write: Callable[[Claim, str, str], None] | None = None,
+        forget: Callable[[Claim], None] | None = None,
+    ) -> None:
         self._claim = claim
-        self._write = write
+        self._write, self._forget = write, forget
         self._cancel = False
+        self.time_is_over = False  # it is being ended for that
         self.spawned = False  # it has children: its success waits for them
         self.metadata: dict[str, Any] = {}  # kept with the job: what hooks and the task itself put there
         self.started = time.monotonic()
@@ -82,6 +95,11 @@ class Context:
         """Append a line to the job's log: seen by operators at once, kept with the job (S0.24)."""
         if self._write is not None:
             self._write(self._claim, kind, message)
+
+    def forget_log(self) -> None:
+        """Take back what this run has written to its log, whether or not it has been stored."""
+        if self._forget is not None:
+            self._forget(self._claim)
 
     def request_cancel(self) -> None:
         """Ask this run to end at its next checkpoint. The worker calls this."""

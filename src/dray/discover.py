@@ -117,3 +117,15 @@ def _only_app(module: ModuleType) -> Dray:
 
 def _apps(module: ModuleType) -> dict[str, Dray]:
     return {name: value for name, value in vars(module).items() if isinstance(value, Dray)}
+
+
+def where_is(app: Dray) -> str | None:
+    """The app as `module:attribute`, if an imported module has it; None: it is in none that could be imported again."""
+    for name, module in list(sys.modules.items()):
+        if name == "__main__":
+            spec = getattr(module, "__spec__", None)
+            name = "" if spec is None else spec.name
+        for attribute, value in list(getattr(module, "__dict__", {}).items()):
+            if value is app and name:
+                return f"{name}:{attribute}"
+    return None

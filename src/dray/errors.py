@@ -126,6 +126,18 @@ class Permanent(DrayError):
     """Raise it in a task when trying again cannot help: the job fails at once (S2.42)."""
 
 
+class CommandFailed(DrayError):
+    """A command ended with another exit code than 0, was killed, or could not be started.
+
+    code    its exit code; None: there is none
+    said    the last lines of what it said
+    """
+
+    def __init__(self, why: str, code: int | None = None, said: str = "") -> None:
+        super().__init__(why)
+        self.code, self.said = code, said
+
+
 class StoreError(DrayError):
     """The database did not do what was asked."""
 

@@ -75,7 +75,7 @@ class Finisher:
             ran=ran,
             ended_ago=now - item.ended,
             usage=item.usage,
-            metadata=self._runner.metadata(said) if said else None,
+            metadata=item.metadata or (self._runner.metadata(said) if said else None),
             recorded=item.recorded,
         )
 

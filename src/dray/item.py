@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from dray.context import Context
 from dray.durations import show_duration
+from dray.grip import Grip
 from dray.hooks import Ended
 from dray.job import Change, Claim, Done, Flag, Outcome, Skipped, Usage
 from dray.meter import Memory
@@ -20,6 +21,7 @@ class Item:
     __slots__ = (
         *("behind", "claim", "claimed", "context", "dropped", "ended", "marked", "outcome", "started", "stop", "thread"),
         *("_first", "change", "fallback", "hook_since", "left_behind", "memory", "on_written", "recorded", "taken_up", "usage"),
+        *("asked_at", "ends_at", "grip", "killed", "metadata"),
     )
 
     def __init__(self, claim: Claim, context: Context) -> None:
@@ -42,14 +44,23 @@ class Item:
         self.recorded = False  # that it has failed is on record, though not yet written as its end
         self.fallback: Ran | None = None  # what it came to, should a hook never return
         self.hook_since: float | None = None  # since when a hook runs that nobody has to wait for
-        self.left_behind = False  # its hook took too long: the slot is another thread's now
+        self.grip: Grip | None = None  # by which others can end its run, if it has a limit or is in a process of its own
+        self.asked_at: float | None = None  # when it is asked to end
+        self.ends_at: float | None = None  # when it is ended
+        self.killed: str | None = None  # where it was when it had to be ended
+        self.metadata: str | None = None  # as it is stored, where the run was in another process
+        self.left_behind = False  # its run or hook took too long: the slot is another thread's now
         self.on_written: Callable[[bool], None] | None = None  # told when its end is committed, or was refused
+
+    @property
+    def seconds(self) -> float:
+        """How long it has run by now."""
+        return 0.0 if self.started is None else round(time.monotonic() - self.started, 3)
 
     @property
     def title(self) -> str:
         """The job as a line above its stack names it."""
-        ran = 0.0 if self.started is None else time.monotonic() - self.started
-        return f"job {self.claim.id} {self.claim.task}, running for {show_duration(round(ran, 1))}"
+        return f"job {self.claim.id} {self.claim.task}, running for {show_duration(round(self.seconds, 1))}"
 
     def give_up(self) -> bool:
         """Whether the caller is the first to end this one: without a start, or while a hook hangs, others may want to as

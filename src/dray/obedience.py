@@ -23,12 +23,14 @@ class Desk(Protocol):
 
 
 class Controls(Protocol):
-    """What is paused."""
+    """What is paused, or stopped."""
 
     @property
     def generation(self) -> int: ...
     @property
     def paused(self) -> Mapping[int, object]: ...
+    @property
+    def stopped(self) -> str | None: ...
 
 
 @dataclass(slots=True)
@@ -40,6 +42,7 @@ class Obedience:
     pickup: Pickup
     clock: Callable[[], float] = time.monotonic
     said: int = 0
+    stopped: str | None = None  # no worker is to work, and why
     _next: float = field(default=float("-inf"))
 
     def is_due(self) -> bool:
@@ -53,6 +56,7 @@ class Obedience:
         """
         controls = self.desk.controls()
         self.pickup.paused = frozenset(controls.paused)
+        self.stopped = controls.stopped
         self._next = self.clock() + EVERY
         concerned = [item for item in list(items) if name_hash(item.claim.queue) in self.pickup.paused]
         dropped = [item for item in concerned if item.started is None and item.dropped is None]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from dray.durations import parse_size
 from dray.errors import BadOption
 from dray.job import NAME_LIMIT, PRIORITIES
 
@@ -29,6 +30,38 @@ class Running(HasId, Protocol):
 
     @property
     def fence(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Isolate:
+    """How jobs of a task run in a process of their own: what crashes, leaks or hangs in it stays there.
+
+    memory  bytes, or a size such as "512M", that the process may use; beyond them an allocation fails with a MemoryError
+    jobs    runs that one process does, one after the other, until a new one takes its place
+    """
+
+    memory: int | str | None = None
+    jobs: int = 100
+
+    def __post_init__(self) -> None:
+        if self.memory is not None:
+            object.__setattr__(self, "memory", parse_size(self.memory))
+        if isinstance(self.jobs, bool) or not isinstance(self.jobs, int) or self.jobs < 1:
+            raise BadOption(f"jobs of an isolated task must be a whole number from 1 up, got {self.jobs!r}")
+
+    @property
+    def bytes(self) -> int:
+        """What it may use; 0: as much as there is."""
+        return self.memory if isinstance(self.memory, int) else 0
+
+    @classmethod
+    def of(cls, value: Isolate | bool) -> Isolate | None:
+        """The value an option was given as; False is none."""
+        if isinstance(value, bool):
+            return cls() if value else None
+        if not isinstance(value, Isolate):
+            raise BadOption(f"isolate must be True or a dray.Isolate, got {value!r}")
+        return value
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dray.codec import Codec, sanitize
-from dray.context import CancelRequested, Context, enter
-from dray.errors import BadArguments, CodecError, Permanent
+from dray.context import CancelRequested, Context, TimedOut, enter
+from dray.durations import show_duration
+from dray.errors import BadArguments, CodecError, CommandFailed, Permanent
 from dray.hooks import Hooks
 from dray.job import (
     Cancelled,
@@ -41,6 +42,14 @@ class Ran(NamedTuple):
 
     outcome: Outcome
     stop: bool = False
+
+
+Call = Callable[..., Any]
+
+
+def plainly(function: Call, *arguments: Any) -> Any:
+    """Call a function that nobody is going to interrupt."""
+    return function(*arguments)
 
 
 _NOTHING = Ran(Done())
@@ -96,15 +105,15 @@ class Runner:
         hooks = self.hooks | definition.defaults.hooks
         return Prepared(definition, args, kwargs, hooks if hooks else None)
 
-    def run(self, prepared: Prepared, context: Context, failing: Failing = lambda ran: None) -> Ran:
-        """Run a sync task in this thread. `failing` is told what the run has come to, if it failed and hooks may change that:
-        should one of them hang or end the process, this is what counts."""
+    def run(self, prepared: Prepared, context: Context, failing: Failing = lambda ran: None, call: Call = plainly) -> Ran:
+        """Run a sync task in this thread, the task itself by `call`. `failing` is told what the run has come to, if it failed
+        and hooks may change that: should one of them hang or end the process, this is what counts."""
         hooks = prepared.hooks
         leave = enter(context)
         try:
             if hooks is not None:
                 hooks.begin(context)
-            value = prepared.definition.call(prepared.args, prepared.kwargs, context)
+            value = call(prepared.definition.call, prepared.args, prepared.kwargs, context)
         except BaseException as error:  # also SystemExit: a task must not end its worker by accident
             ran = self._raised(error, prepared.definition)
             if hooks is None or not hooks.on_error or not isinstance(ran.outcome, Failed):
@@ -125,8 +134,12 @@ class Runner:
             value = await prepared.definition.call(prepared.args, prepared.kwargs, context)
         except BaseException as error:
             task = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-                # By us: because an operator asked for it, or because the worker ends now. Else it is something it waited for.
+            ours = isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+            if ours and context.time_is_over:
+                assert task is not None
+                task.uncancel()
+                error = TimedOut().with_traceback(error.__traceback__)
+            elif ours:  # an operator asked for it, or the worker ends now; else it is something it waited for
                 return Ran(Cancelled() if context.cancel_requested else HandedBack(why="the worker stopped"))
             ran = self._raised(error, prepared.definition)
             if hooks is None or not hooks.on_error or not isinstance(ran.outcome, Failed):
@@ -170,6 +183,8 @@ class Runner:
                 return Ran(Skipped(why=_short(error.why)))
             case CancelRequested():
                 return Ran(Cancelled())
+            case TimedOut():
+                return Ran(_timed_out(error, definition))
             case StopWorker():
                 cause = error.__cause__
                 if cause is None or isinstance(cause, StopWorker):
@@ -180,15 +195,29 @@ class Runner:
                 return Ran(_failed(error, definition, permanent=permanent))
 
 
+def _timed_out(error: BaseException, definition: Definition) -> Failed:
+    limit = definition.defaults.timeout
+    failed = _failed(error, definition, permanent=definition.defaults.is_permanent(TimedOut))
+    return (
+        failed if limit is None else dataclasses.replace(failed, error=f"TimedOut: it ran longer than {show_duration(limit)}")
+    )
+
+
 def _failed(error: BaseException, definition: Definition, *, permanent: bool) -> Failed:
     text = _text(error)
     name = type(error).__name__
     return Failed(
         error=_short(f"{name}: {text}" if text else name),
-        traceback=sanitize(_traceback(error))[-TRACEBACK_LIMIT:],
+        traceback=_told(error),
         permanent=permanent,
         fingerprint=_fingerprint(error, definition.name),
     )
+
+
+def _told(error: BaseException) -> str:
+    """Where it was raised; of a command, what it said last."""
+    told = error.said if isinstance(error, CommandFailed) else _traceback(error)
+    return sanitize(told)[-TRACEBACK_LIMIT:]
 
 
 def _fingerprint(error: BaseException, task: str) -> int:

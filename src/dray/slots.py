@@ -11,12 +11,17 @@ from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 
 from dray import events
+from dray.children import Plan
 from dray.context import enter
+from dray.deadlines import Deadlines
+from dray.executors import Executors, ended_hard
+from dray.grip import LoopGrip
 from dray.hooks import Hooks
 from dray.item import Item, ended, has_expired, has_succeeded, line_of, needs_mark
 from dray.job import Cancelled, Failed, HandedBack, Outcome
 from dray.meter import Meter, Stopwatch
 from dray.runner import Prepared, Ran, Runner
+from dray.stacks import thread_stack
 
 
 class Slots:
@@ -26,6 +31,8 @@ class Slots:
     mark        writes the start mark; False when the lease is lost
     record      puts on record that a run has failed, before a hook is called
     on_done     called from a slot when somebody should look at `done`
+    on_stuck    called when a run goes on though its job has ended, and cannot be ended but with the process
+    plan        how isolated jobs find the app in a process of their own
     """
 
     def __init__(
@@ -37,8 +44,13 @@ class Slots:
         mark: Callable[[Item], bool],
         record: Callable[[Item, Outcome], None],
         on_done: Callable[[], None],
+        on_stuck: Callable[[Item], None],
+        plan: Plan | None = None,
     ) -> None:
         self._runner, self.concurrency = runner, concurrency
+        self._deadlines = Deadlines(lambda: list(self.running), self._end_late)
+        self.executors = Executors(runner, plan, concurrency, self._deadlines)
+        self._on_stuck = on_stuck
         self._may_start, self._mark, self._record, self._on_done = may_start, mark, record, on_done
         self._meter = Meter()
         self._leaving = threading.Lock()  # of hooks: either by their thread, or behind its back
@@ -69,7 +81,7 @@ class Slots:
 
     def _is_async(self, item: Item) -> bool:
         definition = self._runner.definition(item.claim.task)
-        return definition is not None and definition.is_async
+        return definition is not None and definition.on_loop
 
     def buffered(self) -> int:
         """How many jobs wait here for a slot."""
@@ -92,13 +104,42 @@ class Slots:
             self._todo.put(None)
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._loop.stop)
+        self._deadlines.stop()
+        self.executors.children.stop()
 
     def cancel(self, item: Item) -> None:
-        """Ask a running job to end at its next checkpoint; for an async one, that is its next await."""
+        """Ask a running job to end at its next checkpoint; for an async one, that is its next await. A program or a process of
+        its own has a few seconds for it."""
         item.context.request_cancel()
-        task = self._async_tasks.get(item)
-        if task is not None and self._loop is not None:
-            self._loop.call_soon_threadsafe(task.cancel)
+        self.executors.cancel(item)
+
+    def stack(self, item: Item) -> str:
+        """Where a running job is at this moment."""
+        if item.grip is not None:
+            return item.grip.stack()
+        return "" if item.thread is None else thread_stack(item.thread)
+
+    def _end_late(self, item: Item) -> None:
+        """Its last limit is over: end it, or at least its job."""
+        assert item.grip is not None
+        item.killed = item.grip.stack()
+        events.emit("job.ended_late", job_id=item.claim.id, task=item.claim.task, seconds=item.seconds)
+        definition = self._runner.definition(item.claim.task)
+        if item.grip.end() or definition is None:
+            return
+        with self._leaving:
+            if item.outcome is not None or item.left_behind:
+                return
+            item.left_behind = True
+        if item.give_up():
+            self._end(item, ended_hard(item, definition))
+        if self._is_async(item):
+            self._async_tasks.pop(item, None)
+        else:
+            if (behind := self._after(item)) is not None:
+                self._todo.put(behind)
+            self._start_thread()
+        self._on_stuck(item)
 
     def leave_hooks_behind(self, now: float) -> None:
         """Go on without hooks that take too long: their thread stays with them, and another takes its place."""
@@ -141,8 +182,12 @@ class Slots:
         hooks = prepared.hooks
         if hooks is None:  # as mostly
             began = time.thread_time()
-            ran = self._runner.run(prepared, item.context)
-            self._end(item, ran, time.thread_time() - began)
+            if prepared.definition.is_plain:
+                self._end(item, self._runner.run(prepared, item.context), time.thread_time() - began)
+                return
+            ran = self.executors.run(item, prepared, lambda ran: None)
+            if item.give_up():
+                self._end(item, ran, time.thread_time() - began)
             return
         self.hooking.add(item)
         try:
@@ -155,9 +200,9 @@ class Slots:
         if hooks.after_run:
             item.on_written = written.put
         began = time.thread_time()
-        ran = self._runner.run(prepared, item.context, lambda ran: self._has_failed(item, ran))
+        ran = self.executors.run(item, prepared, lambda ran: self._has_failed(item, ran))
         self._leave_hook(item)
-        if item.fallback is None or item.give_up():
+        if item.give_up():
             self._end(item, ran, time.thread_time() - began)
         if hooks.after_run and not item.left_behind and written.get():
             with self._in_hook(item):
@@ -166,6 +211,7 @@ class Slots:
     def _has_failed(self, item: Item, ran: Ran) -> None:
         """Whatever its hook does now: this failure is known."""
         item.fallback = ran
+        self.executors.let_go(item)
         self._record(item, ran.outcome)
         item.hook_since = time.monotonic()
 
@@ -235,22 +281,29 @@ class Slots:
 
     async def _arun_prepared(self, item: Item, prepared: Prepared) -> None:
         hooks, watch = prepared.hooks, Stopwatch()
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert task is not None
+        self.executors.hold(item, prepared.definition, LoopGrip(loop, task, item.context, threading.get_ident()))
         # On an event loop a hook has its limit where it is called; the record is all that has to be made for it here.
         steps = self._runner.arun(prepared, item.context, lambda ran: self._record(item, ran.outcome))
         if hooks is None or not hooks.after_run:
-            self._end(item, await watch.timed(steps), watch.seconds)
+            self._aend(item, await watch.timed(steps), watch.seconds)
             return
-        loop = asyncio.get_running_loop()
         written: asyncio.Future[bool] = loop.create_future()
         item.on_written = _teller(loop, written)
         self.hooking.add(item)
         try:
-            self._end(item, await watch.timed(steps), watch.seconds)
+            self._aend(item, await watch.timed(steps), watch.seconds)
             if await written:
                 with self._in_hook(item):
                     await hooks.aended(item.context, ended(item), self._runner.hook_limit)
         finally:
             self.hooking.discard(item)
+
+    def _aend(self, item: Item, ran: Ran, cpu: float) -> None:
+        self.executors.let_go(item)
+        if item.give_up():
+            self._end(item, ran, cpu)
 
     # --- both -----------------------------------------------------------------------------------------------------------
 
@@ -286,7 +339,8 @@ class Slots:
     def _end(self, item: Item, ran: Ran, cpu: float | None = None) -> None:
         item.ended = time.monotonic()
         if item.memory is not None:
-            item.usage = self._meter.end(item.memory, cpu)
+            here = self._meter.end(item.memory, cpu)
+            item.usage = item.usage or here  # of another process, where it ran in one
         item.outcome, item.stop = ran.outcome, ran.stop
         self.running.discard(item)
         first = not self.done  # two may think so, which is better than none

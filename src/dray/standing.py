@@ -51,6 +51,13 @@ class Standing:
             self.again = True
             self._say(why)
 
+    def replace(self, why: str) -> None:
+        """Something here cannot be ended but with the process: give all else the time of grace, and begin anew."""
+        if not self.ends:
+            self._until = self._clock() + self._grace
+            self.again = True
+            self._say(why)
+
     def pause(self) -> None:
         """Start nothing until told to go on; what runs, runs."""
         self.paused = True

@@ -16,10 +16,17 @@ class Stock:
     """The jobs here, and which of them goes to the slots when.
 
     write    takes a line for a job's log
+    forget   takes back all lines of a run
     """
 
-    def __init__(self, intake: PollIntake, slots: Slots, write: Callable[[Claim, str, str], None]) -> None:
-        self._intake, self._slots, self._write = intake, slots, write
+    def __init__(
+        self,
+        intake: PollIntake,
+        slots: Slots,
+        write: Callable[[Claim, str, str], None],
+        forget: Callable[[Claim], None],
+    ) -> None:
+        self._intake, self._slots, self._write, self._forget = intake, slots, write, forget
         self.items: dict[int, Item] = {}  # by job
         self.counted = 0  # jobs claimed, less those that came back unstarted
         self._alone: list[Item] = []  # jobs that must run with nothing beside them
@@ -49,7 +56,7 @@ class Stock:
     def receive(self, claim: Claim) -> Item:
         """Take it without letting it start."""
         self.counted += 1
-        item = self.items[claim.id] = Item(claim, Context(claim, self._write))
+        item = self.items[claim.id] = Item(claim, Context(claim, self._write, self._forget))
         return item
 
     def _line_up(self, worker_id: int, head: Item) -> None:

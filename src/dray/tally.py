@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from dray.job import Finish
+from dray.job import Finish, State
 from dray.rollup import MINUTE, Numbers
 from dray.store.board import Rollup
 
@@ -21,6 +21,8 @@ class Tally:
         self._lock = threading.Lock()
         self._minutes: dict[int, dict[tuple[str, str], Numbers]] = {}
         self._changed: set[int] = set()
+        self.total = 0  # ends counted so far
+        self.by_state: dict[State, int] = {}  # the same by what became of the jobs
 
     def add(self, one: Finish) -> None:
         """Count an end. Its minute is by the database's clock: from the instant of the claim on, by our own steady one."""
@@ -33,6 +35,8 @@ class Tally:
         usage = one.usage
         cpu = 0 if usage is None or usage.cpu is None else round(usage.cpu * 1_000_000)
         with self._lock:
+            self.total += 1
+            self.by_state[change.state] = self.by_state.get(change.state, 0) + 1
             numbers = self._minutes.setdefault(minute, {}).setdefault((claim.task, claim.queue), Numbers())
             numbers.count(change.state, failed=change.error is not None)
             numbers.time(run, wait, cpu, 0 if usage is None else usage.peak_after)

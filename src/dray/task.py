@@ -9,12 +9,14 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypedDict, dataclass_transform
 
+from dray.command import Command
 from dray.context import Context
+from dray.durations import parse_duration
 from dray.errors import BadArguments, BadOption, TaskError, UnknownTask
 from dray.hooks import Hook, Hooks
 from dray.job import Flag, name_hash
 from dray.lifecycle import DEFAULT_RETRY, Retry, RetryLike
-from dray.options import ON_FAILURE, Limit, Unique, check_choice, check_known, check_name, check_priority, fill
+from dray.options import ON_FAILURE, Isolate, Limit, Unique, check_choice, check_known, check_name, check_priority, fill
 
 ON_CRASH = ("retry", "fail")
 
@@ -54,13 +56,15 @@ class Task:
         raise NotImplementedError(f"{type(self).__name__} has no run method")
 
 
-class TaskOptions(TypedDict, total=False):
-    """The options of `@app.task(...)`, as keywords."""
+class RunOptions(TypedDict, total=False):
+    """What can be said of any task, as keywords."""
 
-    name: str | None
     queue: str
     priority: int
     retry: RetryLike | None
+    timeout: float | str | None
+    hard_timeout: float | str | None
+    isolate: Isolate | bool
     on_crash: str
     group: str | None
     strict_order: bool
@@ -79,6 +83,12 @@ class TaskOptions(TypedDict, total=False):
     metadata: Hook | Sequence[Hook] | None
 
 
+class TaskOptions(RunOptions, total=False):
+    """The options of `@app.task(...)`, as keywords."""
+
+    name: str | None
+
+
 Errors = type[BaseException] | Sequence[type[BaseException]]
 
 
@@ -89,6 +99,9 @@ class Defaults:
     queue: str | None = None  # may name arguments: "mail-{region}"; None: as the settings say
     priority: int | None = None
     retry: Retry = DEFAULT_RETRY
+    timeout: float | None = None  # seconds until TimedOut is raised in it
+    hard_timeout: float | None = None  # seconds until it is ended
+    isolate: Isolate | None = None  # it runs in a process of its own
     on_crash: str = "retry"
     group: str | None = None  # may name arguments: "customer-{customer_id}"
     strict_order: bool = False
@@ -129,6 +142,9 @@ class Defaults:
             queue=options.get("queue"),
             priority=options.get("priority"),
             retry=DEFAULT_RETRY if retry is None else Retry.of(retry),
+            timeout=_limit("timeout", options.get("timeout")),
+            hard_timeout=_hard(options),
+            isolate=Isolate.of(options.get("isolate", False)),
             on_crash=options.get("on_crash", "retry"),
             group=options.get("group"),
             strict_order=options.get("strict_order", False),
@@ -164,6 +180,26 @@ class Defaults:
         return (Flag.FAIL_ON_CRASH if self.on_crash == "fail" else Flag(0)) | (Flag.MASTER if self.master else Flag(0))
 
 
+HARD_AFTER = 10.0  # seconds that a run has to clean up once its time is over, unless its task says otherwise
+
+
+def _limit(name: str, given: float | str | None) -> float | None:
+    if given is None:
+        return None
+    if isinstance(given, bool) or not (seconds := parse_duration(given)) > 0:
+        raise BadOption(f"{name} must be seconds, more than 0, got {given!r}")
+    return seconds
+
+
+def _hard(options: TaskOptions) -> float | None:
+    soft, hard = _limit("timeout", options.get("timeout")), _limit("hard_timeout", options.get("hard_timeout"))
+    if soft is None or hard is None:
+        return hard if soft is None else soft + HARD_AFTER
+    if hard < soft:
+        raise BadOption(f"hard_timeout = {hard:g} s must not be less than timeout = {soft:g} s")
+    return hard
+
+
 def _errors(name: str, given: Errors) -> tuple[type[BaseException], ...]:
     some = (given,) if isinstance(given, type) else tuple(given)
     for one in some:
@@ -188,14 +224,24 @@ class Definition:
         self.is_class = isinstance(target, type)
         body = target.run if isinstance(target, type) and issubclass(target, Task) else target
         self.is_async = inspect.iscoroutinefunction(body)
+        self.on_loop = self.is_async and defaults.isolate is None
+        self.command = target if isinstance(target, Command) else None
+        # Run as most are: in the thread of a slot, for as long as it takes.
+        self.is_plain = self.command is None and defaults.isolate is None and not self.is_limited
         self._wants_context = self.is_class and len(inspect.signature(body).parameters) > 1
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Raise BadArguments unless a call with these arguments would fit; nothing is called."""
+        if self.command is not None:
+            self.command.check(self._bound(args, kwargs))
+            return
         if not kwargs and self._fewest <= len(args) <= self._most:
             return
+        self._bound(args, kwargs)
+
+    def _bound(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         try:
-            self.signature.bind(*args, **kwargs)
+            return self.signature.bind(*args, **kwargs).arguments
         except TypeError as error:
             raise BadArguments(self.name, f"{error}; the signature is {self.name}{self.signature}") from None
 
@@ -215,6 +261,11 @@ class Definition:
             return self.target(*args, **kwargs)
         made: Any = self.target(*args, **kwargs)
         return made.run(context) if self._wants_context else made.run()
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether its runs have a limit of time."""
+        return self.defaults.timeout is not None or self.defaults.hard_timeout is not None
 
     @property
     def place(self) -> tuple[str, int] | None:
@@ -282,7 +333,7 @@ class Registry:
 
     def _refuse_duplicate(self, name: str, new: Definition) -> None:
         old = self._by_name.get(name) or self._by_alias.get(name)
-        if old is None or (old.place is not None and old.place == new.place):
+        if old is None or (old.place is not None and old.place == new.place) or (old.command and old.command == new.command):
             return
         raise TaskError(
             f"there are two tasks called {name!r}: {old.target.__module__}.{old.target.__qualname__} and "
@@ -319,6 +370,8 @@ def _check_target(target: object) -> None:
             raise TaskError(f"class {target.__name__} must derive from dray.Task to be a task")
         if target.run is Task.run:
             raise TaskError(f"{target.__name__} has no run method, so there is nothing it could do")
+        return
+    if isinstance(target, Command):
         return
     if not inspect.isfunction(target):
         raise TaskError(f"a task is a function or a subclass of dray.Task, not {target!r}")

@@ -11,9 +11,12 @@ from dray import events
 from dray.app import Dray
 from dray.errors import DrayError, StoreError
 from dray.item import Item
-from dray.job import Cancelled, Claim, Flag, HandedBack, State
+from dray.job import Cancelled, Claim, Flag, HandedBack, Lease, State
+from dray.meter import resident
 from dray.notify import Notifier, channels_of
 from dray.slots import Slots
+from dray.standing import Standing
+from dray.store.orders import Order
 from dray.store.output import Line
 from dray.store.rescue import Watch
 from dray.tally import Tally
@@ -34,6 +37,7 @@ KEYS = 1000  # unique keys that are looked at in one go
 PRUNE_EVERY = 60.0
 PRUNE_BATCHES = 5  # in one go: no chore may take long
 OUTPUT_LIMIT = 10_000  # lines kept in memory while the database is away
+OUTPUT_BYTES = 4_000_000  # the same in bytes
 GATE_ROWS = 3600.0  # seconds the row of a group or limit is kept that nobody uses
 WORKER_ROWS = 86_400.0  # seconds the row of an ended worker is kept
 
@@ -47,6 +51,9 @@ class Employer(Protocol):
     items: dict[int, Item]
     slots: Slots
     tally: Tally
+    standing: Standing
+
+    def job_stacks(self) -> str: ...
 
 
 class _Chores:
@@ -94,23 +101,38 @@ class Attendance(_Chores):
         super().__init__()
         self._worker = worker
         self._lines: list[tuple[Claim, str, str, float]] = []
+        self.on_line: Callable[[str, str], None] | None = None
+        self._bytes = 0  # of those lines, roughly
+        self._forgotten: list[Lease] = []  # runs whose stored lines are to go
         self._lock = threading.Lock()
         self._every = min(ATTEND_EVERY, worker.app.settings.beat)
         self._count_at = 0.0
+        self._reported: tuple[bool, int, int] | None = None
 
     def write(self, claim: Claim, kind: str, message: str) -> None:
         """Take a line for a job's log; it is stored within a second."""
+        if self.on_line is not None:
+            self.on_line(kind, message)
         with self._lock:
-            if len(self._lines) < OUTPUT_LIMIT:
+            if len(self._lines) < OUTPUT_LIMIT and self._bytes < OUTPUT_BYTES:
                 self._lines.append((claim, kind, message, time.monotonic()))
+                self._bytes += len(message)
+
+    def forget(self, claim: Claim) -> None:
+        """Take back all lines of a run, stored or not."""
+        with self._lock:
+            self._lines = [line for line in self._lines if line[0].lease != claim.lease]
+            self._forgotten.append(claim.lease)
 
     def _round(self) -> float:
+        self._heed_orders()
         self._mark_long_runs()
         self._heed_requests()
         self._worker.slots.leave_hooks_behind(time.monotonic())
         self._store_lines()
         if time.monotonic() >= self._count_at:
             self._store_counts()
+            self._report()
             self._count_at = time.monotonic() + COUNT_EVERY
         return self._every
 
@@ -137,6 +159,27 @@ class Attendance(_Chores):
                 self._worker.tally.again(rows)
                 raise
 
+    def _report(self) -> None:
+        """Say how we are, if that has changed: memory to the MiB, since it always moves a little."""
+        worker = self._worker
+        now = worker.standing.paused, resident() >> 20 << 10, worker.tally.total
+        if now != self._reported:
+            worker.store.roster.report(worker.worker_id, paused=now[0], memory=now[1], done=now[2])
+            self._reported = now
+
+    def _heed_orders(self) -> None:
+        worker = self._worker
+        told = worker.store.roster.heard(worker.worker_id)
+        if told.stack:
+            worker.store.roster.answer(worker.worker_id, worker.job_stacks())
+        match told.order:
+            case Order.STOP:
+                worker.standing.stop("dray stop")
+            case Order.STOP_NOW:
+                worker.standing.stop_now("dray stop --now")
+            case Order.RELOAD:
+                worker.standing.reload("dray reload")
+
     def _mark_long_runs(self) -> None:
         now = time.monotonic()
         for item in list(self._worker.slots.running):
@@ -161,17 +204,22 @@ class Attendance(_Chores):
 
     def _store_lines(self) -> None:
         with self._lock:
-            lines, self._lines = self._lines, []
-        if not lines:
-            return
+            lines, self._lines, self._bytes = self._lines, [], 0
+            forgotten, self._forgotten = self._forgotten, []
         now = time.monotonic()
         try:
+            while forgotten:
+                self._worker.store.desk.forget_output(forgotten[-1])
+                forgotten.pop()
+            if not lines:
+                return
             self._worker.store.desk.write_output(
                 [Line(claim.id, claim.fence, kind, text, now - at) for claim, kind, text, at in lines]
             )
         except StoreError:
             with self._lock:
                 self._lines = [*lines, *self._lines][:OUTPUT_LIMIT]
+                self._forgotten += forgotten
             raise
 
 
@@ -241,6 +289,15 @@ class Upkeep(_Chores):
 
     def _failed(self) -> None:
         self._watch.broken()
+
+    def all_once(self) -> None:
+        """Do all of it once, here and now."""
+        self.promote()
+        self.rescue()
+        self.adopt()
+        self.open_rates()
+        self.sweep()
+        self.prune()
 
     def promote(self) -> float:
         """Make due jobs ready; gives the seconds until the next look."""

@@ -10,8 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from dray import events
 from dray.app import Dray
+from dray.children import Plan
+from dray.discover import where_is
 from dray.errors import StoreError, WorkerGone
 from dray.exchange import Exchange
 from dray.finisher import Finisher
@@ -27,6 +31,7 @@ from dray.outage import Outage
 from dray.pace import Pace
 from dray.process import Inbox, on_signals
 from dray.selection import Choice, TaskFilter
+from dray.settings import SETTINGS, Origin
 from dray.slots import Slots
 from dray.stacks import all_stacks
 from dray.standing import Standing
@@ -51,6 +56,7 @@ class Worker:
     ids             run these jobs, one after the other, whatever they wait for, and end; None: what is ready (S0.49)
     upkeep          also do what somebody has to do: due jobs, rescue, prune
     begin_anew      called when it has ended in order to be reloaded; without it, `run` gives 0 and somebody else does
+    where           the app as `module:attribute`, for processes of isolated jobs; None: it is looked for
 
     `run` gives the exit code: 0, or 75 when the lease was lost and what ran had to be abandoned.
     """
@@ -69,6 +75,7 @@ class Worker:
         ids: Sequence[int] | None = None,
         upkeep: bool = True,
         begin_anew: Callable[[], None] | None = None,
+        where: str | None = None,
     ) -> None:
         settings = app.settings
         self.app = app
@@ -102,9 +109,11 @@ class Worker:
             mark=self._mark,
             record=self._record,
             on_done=self._inbox.nudge,
+            on_stuck=self._replace,
+            plan=_plan(app, where or where_is(app)),
         )
         self._attendance = Attendance(self)
-        self._stock = Stock(self._intake, self.slots, self._attendance.write)
+        self._stock = Stock(self._intake, self.slots, self._attendance.write, self._attendance.forget)
         self.items = self._stock.items
         self._finisher = Finisher(self.store, app.runner, on_settled=self._stock.settled, tally=self.tally)
         self._exchange = Exchange(
@@ -147,9 +156,24 @@ class Worker:
         self._if_again()
         return code
 
+    def on_line(self, tell: Callable[[str, str], None]) -> None:
+        """Also tell each line that its jobs log, with its kind, as it comes."""
+        self._attendance.on_line = tell
+
+    def job_stacks(self) -> str:
+        """Where each of its jobs is at this moment, as JSON."""
+        told = [
+            {"id": item.claim.id, "task": item.claim.task, "seconds": item.seconds, "stack": self.slots.stack(item)}
+            for item in list(self.slots.running)
+        ]
+        return msgspec.json.encode(told).decode()
+
     def stacks(self) -> str:
         """Where its threads are, and which job each of them runs."""
         return all_stacks({item.thread: item.title for item in list(self.slots.running) if item.thread is not None})
+
+    def _replace(self, item: Item) -> None:
+        self.standing.replace(f"job {item.claim.id} goes on past its end, and can only be ended with this process")
 
     def _signals(self) -> dict[signal.Signals, Callable[[], None]]:
         return {
@@ -195,6 +219,7 @@ class Worker:
         )
         self._obedience = Obedience(self.store.desk, self.worker_id, self._intake.pickup)
         self._obedience.listen(())  # before anything is claimed
+        self._heed_stop()
 
     def _turn(self) -> None:
         """Wait until there is something to do, and do it."""
@@ -209,6 +234,7 @@ class Worker:
                 self._outage.is_over(self.worker_id)
             if self._obedience.is_due():
                 self._exchange.give_back(self._obedience.listen(self.items.values()), "its queue is paused")
+                self._heed_stop()
         except WorkerGone:
             self._lost = True
         except StoreError as error:
@@ -234,6 +260,11 @@ class Worker:
         why = self.limits.reached(seconds=seconds, jobs=self._stock.counted, cycles=cycles, memory=resident, idle=idle)
         if why is not None:
             self.retire(why)
+
+    def _heed_stop(self) -> None:
+        why = self._obedience.stopped
+        if why is not None:
+            self.stop(f"workers were told to stop{f' ({why})' if why else ''} until `dray start`")
 
     def _heed_pause(self) -> None:
         paused = self.standing.paused
@@ -345,3 +376,10 @@ class Worker:
     def _record(self, item: Item, outcome: Outcome) -> None:
         with contextlib.suppress(StoreError):  # then a hook that ends the process makes it a crash, which is no loss either
             item.recorded = self.store.record(item.claim.lease, self._finisher.decide(item, outcome))
+
+
+def _plan(app: Dray, where: str | None) -> Plan | None:
+    """How a process for isolated jobs finds the app, with the settings that the command line has put over its own."""
+    settings = app.settings
+    given = {name: getattr(settings, name) for name in SETTINGS if settings.source(name).origin is Origin.COMMAND_LINE}
+    return None if where is None else Plan(app=where, settings=given)

@@ -6,15 +6,17 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from dray.durations import parse_duration
+from dray.durations import parse_duration, parse_size
 from dray.errors import BadOption
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+PATH = click.Path(path_type=Path)
 COLORS = {"always": True, "never": False, "auto": None}
 
 
@@ -75,6 +77,14 @@ def duration(value: str) -> float:
     """Read a time such as 90s or 1h30m; gives seconds."""
     try:
         return parse_duration(value)
+    except BadOption as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def size(value: str) -> int:
+    """Read a size such as 256M; gives bytes."""
+    try:
+        return parse_size(value)
     except BadOption as error:
         raise click.BadParameter(str(error)) from error
 

@@ -6,18 +6,24 @@ import logging
 import sys
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import click
 
 from dray.app import Dray
-from dray.cli.options import duration, given, option, setting, verb
+from dray.cli.options import PATH, duration, given, option, setting, size, verb
 from dray.cli.words import facts_line, iso, one_line
 from dray.discover import require_app
+from dray.errors import BadOption
 from dray.limits import Limits
 from dray.options import parse_priorities
+from dray.process import restart
 from dray.selection import PRIORITY, STRATEGIES, TaskFilter, choice_of, read_queues
+from dray.single import Single
 from dray.worker import Worker
+
+CONFLICT = 4
 
 
 class OneLine(logging.Formatter):
@@ -61,6 +67,7 @@ def log_to_stderr(level: str) -> None:
     "dray worker -A shop:app --task send_mail     only jobs of this task",
     "dray worker -A shop:app mail:5 reports:1 --strategy weighted    five of mail for each of reports",
     "dray worker -A shop:app --burst             until nothing is left, then end",
+    "dray worker -A shop:app --single mail       for cron, each minute: one runs, and is started again if it has ended",
 )
 @click.argument("queues", nargs=-1, metavar="[QUEUE[:WEIGHT]]...")
 @setting("-c", "--concurrency", variable="DRAY_CONCURRENCY", type=click.IntRange(1), help="Jobs run at the same time.")
@@ -69,8 +76,15 @@ def log_to_stderr(level: str) -> None:
 @option("-t", "--task", "only", multiple=True, metavar="TASK", help="Only jobs of this task; may be given more than once.")
 @option("-s", "--no-task", "without", multiple=True, metavar="TASK", help="No jobs of this task; may be given more than once.")
 @option("--burst", is_flag=True, help="End when nothing is ready or running.")
+@option("--once", is_flag=True, help="Look once, run one job at most, and end.")
 @option("--max-jobs", type=click.IntRange(1), metavar="N", help="End after N jobs.")
+@option("--max-cycles", type=click.IntRange(1), metavar="N", help="End after N looks for jobs; those that find none count.")
 @option("--max-time", type=duration, metavar="TIME", help="End after this time, such as 1h.")
+@option("--max-memory", type=size, metavar="SIZE", help="End when it uses this much, such as 256M; asked between jobs.")
+@option("--cycle-delay", type=duration, metavar="TIME", help="Look for jobs this often, from start to start, and no sooner.")
+@option("--single", metavar="NAME", help="Only if no other of this name runs on this host; else end, with exit code 0.")
+@option("--single-strict", is_flag=True, help="With --single: exit code 4 if another runs.")
+@option("--pid-dir", type=PATH, metavar="DIR", help="With --single: where its lock is; by default a folder of this user.")
 @option("--no-upkeep", is_flag=True, help="Leave due jobs, rescue and pruning to other workers.")
 @setting("--grace", variable="DRAY_GRACE", type=duration, metavar="TIME", help="Time that running jobs get at the end.")
 def worker(
@@ -81,8 +95,15 @@ def worker(
     only: tuple[str, ...],
     without: tuple[str, ...],
     burst: bool,
+    once: bool,
     max_jobs: int | None,
+    max_cycles: int | None,
     max_time: float | None,
+    max_memory: int | None,
+    cycle_delay: float | None,
+    single: str | None,
+    single_strict: bool,
+    pid_dir: Path | None,
     no_upkeep: bool,
     grace: float | None,
 ) -> int:
@@ -96,8 +117,18 @@ def worker(
       weighted   queues that are not empty get shares by their weights: mail:5 reports:1
       strict     the first queue that is not empty, in this order; one start in 20 is kept for the queues behind it
 
-    The first Ctrl-C or SIGTERM lets running jobs end within the grace period, a second one gives them back at once.
+    \b
+    Signals
+      TERM INT QUIT   let running jobs end within the grace period; a second one gives them back at once
+      USR2 CONT       pause, and go on
+      HUP             begin anew with the code as it is now, once what runs has ended
+      USR1            show where every thread is
     """
+    if (single_strict or pid_dir) and single is None:
+        raise BadOption("--single-strict and --pid-dir are for --single NAME")
+    lock = None if single is None else Single(f"worker-{single}", pid_dir)
+    if lock is not None and not lock.take():
+        return already_running(lock, strict=single_strict)
     shared = given()
     level = "debug" if shared.verbose else None
     found = require_app(shared.app, {**shared.settings, "concurrency": concurrency, "grace": grace, "log_level": level})
@@ -115,5 +146,36 @@ def worker(
     weights = app.settings.queues if strategy == PRIORITY else read_queues(queues) or app.settings.queues
     choice = choice_of(strategy, weights)
     queues = queues if choice is None else tuple(name for name, weight in weights.items() if weight and queues)
-    limits = Limits(burst=burst, max_jobs=max_jobs, max_time=max_time)
-    return Worker(app, queues, priorities=chosen, tasks=tasks, choice=choice, limits=limits, upkeep=not no_upkeep).run()
+    limits = Limits(
+        burst=burst,
+        max_jobs=1 if once else max_jobs,
+        max_time=max_time,
+        max_cycles=1 if once else max_cycles,
+        max_memory=max_memory,
+    )
+    working = Worker(
+        app,
+        queues,
+        priorities=chosen,
+        tasks=tasks,
+        choice=choice,
+        limits=limits,
+        cycle=cycle_delay,
+        upkeep=not no_upkeep,
+        begin_anew=lambda: begin_anew(lock),
+        where=found.name,
+    )
+    return working.run()
+
+
+def begin_anew(lock: Single | None) -> None:
+    """The same command again, in this process, which keeps its lock meanwhile."""
+    if lock is not None:
+        lock.hand_on()
+    restart()
+
+
+def already_running(lock: Single, *, strict: bool) -> int:
+    """Say that another has the lock; that is no failure for a cron job that is to see that one runs (S0.44)."""
+    click.echo(f"dray: already running (pid {lock.holder()}, {lock.path})", err=True)
+    return CONFLICT if strict else 0

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from dray.job import Added, Change, Claim, Finish, Flag, JobRow, Lease, NewJob, Ready, State
 from dray.selection import Choice, TaskFilter
-from dray.store.board import NoticeBoard, RollupBoard
+from dray.store.board import NoticeBoard, OrderBoard, RollupBoard
 
 
 class Finished(NamedTuple):
@@ -246,6 +246,10 @@ class Desk(NoticeBoard, RollupBoard, Protocol):
         """Append lines to the logs of jobs."""
         ...
 
+    def forget_output(self, lease: Lease) -> None:
+        """Delete what one run has said."""
+        ...
+
     def read_output(self, job_id: int, after: int = 0, limit: int = 1000) -> Sequence[Any]:
         """Lines of a job's log, the oldest first, behind the line with the id `after`."""
         ...
@@ -308,7 +312,7 @@ class Desk(NoticeBoard, RollupBoard, Protocol):
         ...
 
 
-class Roster(Protocol):
+class Roster(OrderBoard, Protocol):
     """Who works, who is silent, who is dead. Only who is alive may claim."""
 
     def register(

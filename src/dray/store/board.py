@@ -85,3 +85,31 @@ class RollupBoard(Protocol):
     def forget_rollups(self, older_than: float) -> int:
         """Delete the hours that are so many seconds old; gives how many rows went."""
         ...
+
+
+class OrderBoard(Protocol):
+    """What single workers are told, and how they say that they are."""
+
+    def give(self, ids: Sequence[int], order: Any) -> Sequence[int]:
+        """Tell these workers what to do; gives those that are alive to hear it. One that is started later never hears it."""
+        ...
+
+    def heard(self, worker_id: int) -> Any:
+        """What this worker is told, and whether somebody wants to see where its jobs are."""
+        ...
+
+    def ask_stack(self, worker_id: int) -> int | None:
+        """Ask a worker where its jobs are; gives the instant from which on its answer counts. None: it is not alive."""
+        ...
+
+    def answer(self, worker_id: int, stack: str) -> None:
+        """Say where this worker's jobs are."""
+        ...
+
+    def stack(self, worker_id: int, since: int) -> str | None:
+        """What a worker has answered since then; None: nothing yet."""
+        ...
+
+    def report(self, worker_id: int, *, paused: bool, memory: int, done: int) -> None:
+        """Write down how a worker is: its memory in KiB, and how many jobs it has done."""
+        ...

@@ -1,4 +1,4 @@
-"""Paused queues, and which workers have heard of it.
+"""Paused queues, whether workers may work at all, and which workers have heard of it.
 
 Every change gets a number, one above the last, under a lock that all changes take. A worker that has read the controls, and has
 given back what it had fetched of a paused queue, writes down the number that it obeys: then nothing of that queue can start in
@@ -17,7 +17,7 @@ from dray.store.codes import instant
 from dray.store.tables import Tables
 from dray.store.workers import ALIVE
 
-GENERATION, QUEUE, TICK = range(3)  # kinds of rows
+GENERATION, QUEUE, TICK, STOP = range(4)  # kinds of rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,20 +39,23 @@ class Controls:
 
     generation: int = 0
     paused: dict[int, Pause] = field(default_factory=dict)
+    stopped: str | None = None  # no worker is to work, and why
 
 
 def read(connection: Connection, tables: Tables) -> Controls:
     """What is paused now. One statement, so that number and pauses belong together; a pause whose time is over is none."""
     table = tables.controls
     holds = or_(table.c.kind == GENERATION, table.c.until_at.is_(None), table.c.until_at > tables.now())
-    generation, paused = 0, {}
+    generation, paused, stopped = 0, {}, None
     for row in connection.execute(select(table).where(holds)):
         if row.kind == GENERATION:
             generation = row.generation
         elif row.kind == QUEUE:
             since, until = instant(row.changed_at), instant(row.until_at)
             paused[row.name_hash] = Pause(queue=row.name, note=row.note, since=since, until=until)
-    return Controls(generation=generation, paused=paused)
+        elif row.kind == STOP:
+            stopped = row.note or ""
+    return Controls(generation=generation, paused=paused, stopped=stopped)
 
 
 def pause(
@@ -75,6 +78,20 @@ def resume(connection: Connection, tables: Tables, queue: str) -> bool:
     table = tables.controls
     mine = and_(table.c.kind == QUEUE, table.c.name_hash == name_hash(queue))
     return connection.execute(delete(table).where(mine)).rowcount == 1
+
+
+def stop(connection: Connection, tables: Tables, note: str | None) -> None:
+    """Let no worker work, whenever it was started, until `start` (S0.47)."""
+    generation = _next(connection, tables)
+    start(connection, tables)
+    values = {"note": note, "changed_at": tables.now(), "generation": generation}
+    connection.execute(insert(tables.controls).values(kind=STOP, name_hash=0, name="", **values))
+
+
+def start(connection: Connection, tables: Tables) -> bool:
+    """Let workers work again; False: they were not stopped."""
+    table = tables.controls
+    return connection.execute(delete(table).where(table.c.kind == STOP, table.c.name_hash == 0)).rowcount == 1
 
 
 def _next(connection: Connection, tables: Tables) -> int:

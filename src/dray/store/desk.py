@@ -103,6 +103,14 @@ class Desk:
         """The workers that are alive and do not obey this change yet."""
         return self._look(lambda connection: controls.deaf(connection, self._tables, generation))
 
+    def stop_all(self, note: str | None) -> None:
+        """Let no worker work until `start_all`."""
+        self._database.transact(lambda connection: controls.stop(connection, self._tables, note))
+
+    def start_all(self) -> bool:
+        """Let workers work again; False: they were not stopped."""
+        return self._database.transact(lambda connection: controls.start(connection, self._tables))
+
     def move(self, ids: Sequence[int], queue: str | None, priority: int | None) -> list[Moved]:
         """Put jobs that do not run into another queue, or give them another priority."""
         return self._move(lambda connection: control.move(connection, self._tables, ids, queue, priority))
@@ -236,6 +244,10 @@ class Desk:
     def write_output(self, lines: Sequence[Line]) -> None:
         """Append lines to the logs of jobs."""
         self._database.transact(lambda connection: output.write(connection, self._tables, lines))
+
+    def forget_output(self, lease: Lease) -> None:
+        """Delete what one run has said."""
+        self._look(lambda connection: output.forget(connection, self._tables, lease))
 
     def read_output(self, job_id: int, after: int = 0, limit: int = 1000) -> list[OutputLine]:
         """Lines of a job's log, the oldest first, behind the line with the id `after`."""

@@ -8,9 +8,10 @@ from datetime import datetime
 from typing import NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, delete, select
 
 from dray.codec import sanitize
+from dray.job import Lease
 from dray.store.codes import EPOCH, instant
 from dray.store.tables import Tables
 
@@ -77,6 +78,12 @@ def _chunks(lines: Sequence[Line]) -> Iterator[Sequence[Line]]:
         size += added
     if start < len(lines):
         yield lines[start:]
+
+
+def forget(connection: Connection, tables: Tables, lease: Lease) -> None:
+    """Delete what one run has said."""
+    output = tables.output
+    connection.execute(delete(output).where(output.c.job_id == lease.id, output.c.fence == lease.fence))
 
 
 def read(connection: Connection, tables: Tables, job_id: int, after: int = 0, limit: int = 1000) -> list[OutputLine]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dray.store import workers
+from collections.abc import Sequence
+
+from dray.store import orders, workers
 from dray.store.connect import Database
+from dray.store.orders import Order, Orders
 from dray.store.tables import Tables
 from dray.store.wakeup import channel
 from dray.store.workers import Beat, WorkerRow
@@ -47,6 +50,34 @@ class Roster:
         """The workers, the newest first."""
         return self._database.once(
             lambda connection: workers.listing(connection, self._tables, alive_only=alive_only, limit=limit)
+        )
+
+    # --- orders ---------------------------------------------------------------------------------------------------------
+
+    def give(self, ids: Sequence[int], order: Order) -> list[int]:
+        """Tell workers what to do; gives those of them that are alive to hear it."""
+        return self._database.transact(lambda connection: orders.give(connection, self._tables, ids, order))
+
+    def heard(self, worker_id: int) -> Orders:
+        """What this worker is told."""
+        return self._database.once(lambda connection: orders.heard(connection, self._tables, worker_id))
+
+    def ask_stack(self, worker_id: int) -> int | None:
+        """Ask a worker where its jobs are; gives the instant from which on its answer counts. None: it is not alive."""
+        return self._database.transact(lambda connection: orders.ask_stack(connection, self._tables, worker_id))
+
+    def answer(self, worker_id: int, stack: str) -> None:
+        """Say where this worker's jobs are."""
+        self._database.once(lambda connection: orders.answer(connection, self._tables, worker_id, stack))
+
+    def stack(self, worker_id: int, since: int) -> str | None:
+        """What a worker has answered since then; None: nothing yet."""
+        return self._database.once(lambda connection: orders.stack(connection, self._tables, worker_id, since))
+
+    def report(self, worker_id: int, *, paused: bool, memory: int, done: int) -> None:
+        """Write down how a worker is; its memory in KiB."""
+        self._database.once(
+            lambda connection: orders.report(connection, self._tables, worker_id, paused=paused, memory=memory, done=done)
         )
 
     def heartbeat_plan(self, worker_id: int) -> dict[str, object]:

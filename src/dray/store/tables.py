@@ -247,6 +247,13 @@ class Tables:
             Column("beat_at", BigInteger, nullable=False),
             Column("ended_at", BigInteger),
             Column("generation", BigInteger, nullable=False),  # of the controls that it obeys
+            Column("asked", SmallInteger),  # what somebody wants it to do
+            Column("stack_asked", BigInteger),  # when somebody wanted to see where its jobs are
+            Column("stack_at", BigInteger),
+            Column("stack", LONG),
+            Column("paused", SmallInteger, nullable=False),
+            Column("memory", BigInteger),  # KiB
+            Column("done", BigInteger, nullable=False),  # jobs that it has ended
             sqlite_autoincrement=True,
         )
 

@@ -41,6 +41,10 @@ class WorkerRow:
     ended_at: datetime | None
     priorities: str | None = None  # which it takes; None: all
     tasks: str | None = None  # the same, in words
+    paused: bool = False
+    asked: int | None = None  # what it was told to do, and has not done yet; see `orders`
+    memory: int | None = None  # bytes, a few seconds ago
+    done: int = 0  # jobs that it had ended a few seconds ago
     silent_for: float  # seconds since its last beat, by the database's clock
 
 
@@ -68,6 +72,8 @@ def register(
         started_at=now,
         beat_at=now,
         generation=0,
+        paused=0,
+        done=0,
     )
     key = connection.execute(statement).inserted_primary_key
     assert key is not None
@@ -137,6 +143,10 @@ def listing(connection: Connection, tables: Tables, *, alive_only: bool = True, 
             started_at=instant(row.started_at) or EPOCH,
             beat_at=instant(row.beat_at) or EPOCH,
             ended_at=instant(row.ended_at),
+            paused=bool(row.paused),
+            asked=row.asked,
+            memory=None if row.memory is None else row.memory * 1024,
+            done=row.done,
             silent_for=max(0.0, row.silent / 1_000_000),
         )
         for row in connection.execute(query)

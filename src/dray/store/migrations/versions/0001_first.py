@@ -245,6 +245,13 @@ def _workers(steps: Steps) -> Table:
         Column("beat_at", BigInteger, nullable=False),
         Column("ended_at", BigInteger),
         Column("generation", BigInteger, nullable=False),
+        Column("asked", SmallInteger),
+        Column("stack_asked", BigInteger),
+        Column("stack_at", BigInteger),
+        Column("stack", LONG),
+        Column("paused", SmallInteger, nullable=False),
+        Column("memory", BigInteger),
+        Column("done", BigInteger, nullable=False),
         **COUNTED,
     )
 

@@ -1,0 +1,60 @@
+"""The thread that sees to time limits: it asks a run to end when its time is over, and ends it when that did not help."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+from dray.item import Item
+
+LOOK_EVERY = 0.25  # seconds between two looks at most, since another run may have begun
+SOONEST = 0.005
+
+
+class Deadlines:
+    """Watches runs with a limit. The thread is there only once there has been one.
+
+    running     gives what runs now
+    end         called for a run that goes on past its last limit
+    """
+
+    def __init__(self, running: Callable[[], Iterable[Item]], end: Callable[[Item], None]) -> None:
+        self._running, self._end = running, end
+        self._some = threading.Event()  # there is something to watch
+        self._over = False
+        self._thread: threading.Thread | None = None
+
+    def watch(self) -> None:
+        """A run with a limit has begun."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="dray-deadlines", daemon=True)
+            self._thread.start()
+        self._some.set()
+
+    def stop(self) -> None:
+        self._over = True
+        self._some.set()
+
+    def _work(self) -> None:
+        while self._some.wait() and not self._over:
+            self._some.clear()
+            while (pause := self._look()) is not None and not self._over:
+                time.sleep(pause)
+
+    def _look(self) -> float | None:
+        """Look at all of them once; gives the seconds until the next look, None when there is nothing to watch."""
+        now, pause = time.monotonic(), None
+        for item in self._running():
+            if item.grip is None or item.outcome is not None:
+                continue
+            if item.ends_at is not None and now >= item.ends_at:
+                item.ends_at = item.asked_at = None
+                self._end(item)
+            elif item.asked_at is not None and now >= item.asked_at:
+                item.asked_at = None
+                item.grip.time_out()
+            for at in (item.asked_at, item.ends_at):
+                if at is not None:
+                    pause = min(LOOK_EVERY, max(SOONEST, at - now), LOOK_EVERY if pause is None else pause)
+        return pause

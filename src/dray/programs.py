@@ -1,0 +1,258 @@
+"""Running a command task: the command in a process group of its own, its output taken as it comes, its end in every way."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from dray import warden
+from dray.capture import Capture
+from dray.command import Command
+from dray.context import CancelRequested, Context, TimedOut
+from dray.errors import CommandFailed
+
+LIVE_AFTER = 1.0  # seconds until what is said is stored while the command runs; most are over by then
+LAST_WORDS = 0.5  # seconds in which what is left of the output is taken: what it has started may hold the stream open
+CHUNK = 65536
+
+
+class ProgramGrip:
+    """On a command: signals to its process group."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._group: int | None = None
+        self._wanted: int | None = None  # a signal that was to be sent before it ran
+        self.over = False  # its time
+        self.cpu, self.memory, self.pid = 0.0, 0, 0  # what it has used, once it has ended
+
+    def time_out(self) -> None:
+        """Ask it to end, with SIGTERM."""
+        self.over = True
+        self._send(signal.SIGTERM)
+
+    def cancel(self) -> None:
+        self._send(signal.SIGTERM)
+
+    def end(self) -> bool:
+        self._send(signal.SIGKILL)
+        return True
+
+    def stack(self) -> str:
+        """The processes of its group: what they are and what they wait for is all that can be seen of a program."""
+        group = self._group
+        if group is None:
+            return ""
+        return "\n".join(_process(int(entry)) for entry in os.listdir("/proc") if entry.isdecimal() and _is_of(entry, group))
+
+    def began(self, group: int) -> None:
+        with self._lock:
+            self._group = self.pid = group
+        if self._wanted is not None:
+            self._send(self._wanted)
+
+    def ended(self) -> None:
+        """Its number may be another's from now on."""
+        with self._lock:
+            self._group = None
+
+    def _send(self, number: int) -> None:
+        with self._lock:
+            if self._group is None:
+                self._wanted = number
+                return
+            with suppress(OSError):
+                os.killpg(self._group, number)
+
+
+def run(command: Command, values: Mapping[str, Any], context: Context, grip: ProgramGrip) -> None:
+    """Run it for a job, to its end. Raises CommandFailed, TimedOut or CancelRequested when it has not done what it should."""
+    log = _Log(command, context)
+    capture = Capture(command.max_output, log.tell)
+    try:
+        code = _Program(command, values, context, grip, capture, log).run()
+    except CommandFailed:
+        log.end(kept=command.output in ("failure", "always"))
+        raise
+    failed = code != 0 or grip.over or context.cancel_requested
+    log.end(kept=command.output in ("always", "failure" if failed else "success"))
+    if context.cancel_requested:
+        raise CancelRequested
+    if grip.over:
+        raise TimedOut
+    if failed:
+        last = capture.last_line()
+        how = f"killed by {_signal(-code)}" if code < 0 else f"exit code {code}"
+        raise CommandFailed(f"{how}: {last}" if last else how, code if code > 0 else None, capture.last_lines())
+
+
+class _Log:
+    """The lines it says, on their way to the log of the job: there while it runs, if it takes long, and kept as is wanted."""
+
+    def __init__(self, command: Command, context: Context) -> None:
+        self._context = context
+        self._held: list[tuple[str, str]] | None = []
+        self._began = time.monotonic()
+
+    def tell(self, line: str, stream: str) -> None:
+        if self._held is None:
+            self._context.log(line, stream)
+        else:
+            self._held.append((line, stream))
+
+    def look(self) -> None:
+        """Begin to store what was said, if it is time."""
+        if self._held is not None and time.monotonic() - self._began > LIVE_AFTER:
+            self._release()
+
+    def end(self, *, kept: bool) -> None:
+        if kept:
+            self._release()
+        elif self._held is None:
+            self._context.forget_log()
+
+    def _release(self) -> None:
+        held, self._held = self._held or [], None
+        for line, stream in held:
+            self._context.log(line, stream)
+
+
+class _Program:
+    """One run of a program."""
+
+    def __init__(
+        self, command: Command, values: Mapping[str, Any], context: Context, grip: ProgramGrip, capture: Capture, log: _Log
+    ) -> None:
+        self._command, self._grip, self._capture, self._log = command, grip, capture, log
+        self._words, self._input = command.render(values), command.input(values)
+        about = {"JOB_ID": context.id, "ATTEMPT": context.attempt, "TASK": context.task, "QUEUE": context.queue}
+        self._env = {**os.environ, **{f"DRAY_{name}": str(value) for name, value in about.items()}, **command.env}
+        self._facts: dict[str, Any] = {}  # what the warden has said
+        self._said = b""
+        self._alone = False  # the warden has no more to say
+
+    def run(self) -> int:
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                process = self._start(theirs)
+            try:
+                with process, selectors.DefaultSelector() as selector:
+                    self._follow(process, ours, selector)
+            finally:
+                self._grip.ended()
+        if "error" in self._facts:
+            raise CommandFailed(f"{self._words[0]} could not be started: {self._facts['error']}")
+        if "status" not in self._facts:
+            raise CommandFailed("it was lost: the process that watched it is gone", said=self._capture.last_lines())
+        self._grip.cpu, self._grip.memory = self._facts["cpu"], self._facts["memory"]
+        return os.waitstatus_to_exitcode(self._facts["status"])
+
+    def _start(self, life: socket.socket) -> subprocess.Popen[bytes]:
+        number = life.fileno()
+        return subprocess.Popen(
+            # -I and -S: it needs nothing but the interpreter.
+            [sys.executable, "-I", "-S", str(Path(warden.__file__)), str(number), self._command.folder or "", *self._words],
+            stdin=subprocess.PIPE if self._input else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=(number,),
+            env=self._env,
+            start_new_session=True,
+            bufsize=0,
+        )
+
+    def _follow(self, process: subprocess.Popen[bytes], life: socket.socket, selector: selectors.BaseSelector) -> None:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        selector.register(process.stdout, selectors.EVENT_READ, "stdout")
+        selector.register(process.stderr, selectors.EVENT_READ, "stderr")
+        selector.register(life, selectors.EVENT_READ, "life")
+        if process.stdin is not None:
+            os.set_blocking(process.stdin.fileno(), False)
+            selector.register(process.stdin, selectors.EVENT_WRITE, "stdin")
+        until = float("inf")
+        while (left := until - time.monotonic()) > 0 and selector.get_map():
+            for key, _ in selector.select(min(left, LIVE_AFTER / 4)):
+                file: Any = key.fileobj
+                match key.data:
+                    case "stdin":
+                        self._write(file, selector)
+                    case "life":
+                        self._hear(life, selector)
+                    case stream:
+                        self._read(file, stream, selector)
+            self._log.look()
+            if self._alone and until == float("inf"):
+                self._grip.ended()
+                until = time.monotonic() + LAST_WORDS
+        self._capture.close()
+
+    def _write(self, stdin: Any, selector: selectors.BaseSelector) -> None:
+        try:
+            self._input = self._input[os.write(stdin.fileno(), self._input[:CHUNK]) :]
+        except BlockingIOError:
+            return
+        except OSError:  # it does not want to know
+            self._input = b""
+        if not self._input:
+            selector.unregister(stdin)
+            stdin.close()
+
+    def _read(self, file: Any, stream: str, selector: selectors.BaseSelector) -> None:
+        data = os.read(file.fileno(), CHUNK)
+        if data:
+            self._capture.feed(stream, data)
+        else:
+            selector.unregister(file)
+
+    def _hear(self, life: socket.socket, selector: selectors.BaseSelector) -> None:
+        data = life.recv(4096)
+        *lines, self._said = (self._said + data).split(b"\n")
+        for line in lines:
+            self._facts |= json.loads(line)
+            if "pid" in self._facts and not self._grip.pid:
+                self._grip.began(self._facts["pid"])
+        if not data or "status" in self._facts or "error" in self._facts:
+            if not data and "status" not in self._facts:
+                self._grip.end()  # nobody watches over it any more
+            selector.unregister(life)
+            self._alone = True
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _is_of(entry: str, group: int) -> bool:
+    try:
+        return os.getpgid(int(entry)) == group
+    except OSError:
+        return False
+
+
+def _process(pid: int) -> str:
+    """A process in one line: its number, state, what it waits for in the kernel, and its command line."""
+    parts = []
+    for name in ("stat", "wchan", "cmdline"):
+        with suppress(OSError):
+            parts.append(Path(f"/proc/{pid}/{name}").read_bytes())
+            continue
+        parts.append(b"")
+    state = parts[0].rpartition(b")")[2].split()[:1]
+    words = parts[2].rstrip(b"\0").replace(b"\0", b" ")[:300]
+    return b" ".join([str(pid).encode(), *state, parts[1] or b"-", words]).decode(errors="replace")

@@ -1,0 +1,79 @@
+"""What single workers are told: each by its own id, so that one which is started meanwhile cannot take another's order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import NamedTuple
+
+from sqlalchemy import Connection, select, update
+
+from dray.codec import sanitize
+from dray.store.tables import Tables
+from dray.store.workers import ALIVE
+
+
+class Order(IntEnum):
+    """What a worker is told to do."""
+
+    STOP = 1  # within its time of grace
+    STOP_NOW = 2
+    RELOAD = 3  # when what runs has ended, with the code as it is by then
+
+
+class Orders(NamedTuple):
+    """What a worker finds on its row: an order, and whether somebody wants to see where its jobs are."""
+
+    order: Order | None = None
+    stack: bool = False
+
+
+def give(connection: Connection, tables: Tables, ids: Sequence[int], order: Order) -> list[int]:
+    """Tell these workers; gives those of them that are alive to hear it."""
+    workers = tables.workers
+    told = []
+    for worker_id in sorted(ids):
+        mine = update(workers).where(workers.c.id == worker_id, workers.c.state == ALIVE).values(asked=int(order))
+        if connection.execute(mine).rowcount == 1:
+            told.append(worker_id)
+    return told
+
+
+def heard(connection: Connection, tables: Tables, worker_id: int) -> Orders:
+    """What this worker is told."""
+    workers = tables.workers
+    columns = select(workers.c.asked, workers.c.stack_asked, workers.c.stack_at).where(workers.c.id == worker_id)
+    row = connection.execute(columns).first()
+    if row is None:
+        return Orders()
+    wanted = row.stack_asked is not None and (row.stack_at is None or row.stack_at < row.stack_asked)
+    return Orders(None if row.asked is None else Order(row.asked), wanted)
+
+
+def ask_stack(connection: Connection, tables: Tables, worker_id: int) -> int | None:
+    """Ask a worker where its jobs are; gives the instant from which on the answer counts. None: it is not alive."""
+    workers = tables.workers
+    mine = workers.c.id == worker_id
+    if connection.execute(update(workers).where(mine, workers.c.state == ALIVE).values(stack_asked=tables.now())).rowcount != 1:
+        return None
+    return int(connection.execute(select(workers.c.stack_asked).where(mine)).scalar_one())
+
+
+def answer(connection: Connection, tables: Tables, worker_id: int, stack: str) -> None:
+    """Say where this worker's jobs are."""
+    workers = tables.workers
+    connection.execute(update(workers).where(workers.c.id == worker_id).values(stack=sanitize(stack), stack_at=tables.now()))
+
+
+def stack(connection: Connection, tables: Tables, worker_id: int, since: int) -> str | None:
+    """What a worker has answered since then; None: nothing yet."""
+    workers = tables.workers
+    answered = select(workers.c.stack).where(workers.c.id == worker_id, workers.c.stack_at >= since)
+    return connection.execute(answered).scalar_one_or_none()
+
+
+def report(connection: Connection, tables: Tables, worker_id: int, *, paused: bool, memory: int, done: int) -> None:
+    """Write down how a worker is: whether it is paused, its memory in KiB, and how many jobs it has done."""
+    workers = tables.workers
+    values = {"paused": int(paused), "memory": memory, "done": done}
+    connection.execute(update(workers).where(workers.c.id == worker_id).values(**values))

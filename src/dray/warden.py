@@ -1,0 +1,83 @@
+"""The process between a worker and a command. It is started as a file, imports nothing of Dray, and so stays small.
+
+It starts the command in a process group of its own, waits for its end, and says what it came to. When the worker is gone,
+however that happened, it ends the command: nothing goes on that nobody knows of. Its first argument is the number of a socket
+to the worker, the second the folder to be in ("" for the worker's), the others are the command. On the socket it says, as JSON:
+
+    {"pid": 7}                      it runs; the number is also that of its process group
+    {"error": "...", "errno": 2}    it could not be started
+    {"status": 0, "cpu": 0.1, "memory": 9000}   it has ended: as waitpid says it, processor seconds, and KiB at most
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from typing import Any
+
+PATIENCE = 5.0  # seconds between asking a command to end and ending it, when its worker is gone
+
+
+def say(life: socket.socket, **facts: object) -> None:
+    with contextlib.suppress(OSError):  # nobody is there to hear it
+        life.sendall(json.dumps(facts).encode() + b"\n")
+
+
+def signal_group(group: int, number: int) -> None:
+    with contextlib.suppress(OSError):  # it has ended
+        os.killpg(group, number)
+
+
+def ended(pid: int) -> tuple[int, float, int] | None:
+    """What the command came to, if it has ended."""
+    found, status, usage = os.wait4(pid, os.WNOHANG)
+    return (status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss) if found == pid else None
+
+
+def main() -> None:
+    life = socket.socket(fileno=int(sys.argv[1]))
+    life.set_inheritable(False)
+    folder, command = sys.argv[2], sys.argv[3:]
+    bell, rung = os.pipe()
+    os.set_blocking(rung, False)
+    signal.set_wakeup_fd(rung, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    defaults = [signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2]
+    try:
+        if folder:
+            os.chdir(folder)
+        pid = os.posix_spawnp(command[0], command, os.environ, setpgroup=0, setsigdef=defaults, setsigmask=[])
+    except OSError as error:
+        say(life, error=error.strerror or str(error), errno=error.errno)
+        return
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):  # the command's own: who reads them shall see their end when it ends
+        os.dup2(nothing, number)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)  # it ends with its command
+    say(life, pid=pid)
+    deadline = float("inf")
+    while (end := ended(pid)) is None:
+        left = max(0.0, deadline - time.monotonic())
+        sources: list[Any] = [bell] if deadline < float("inf") else [bell, life]
+        readable, _, _ = select.select(sources, [], [], min(left, 3600.0))
+        if bell in readable:
+            os.read(bell, 4096)
+        if life in readable and not life.recv(100):
+            signal_group(pid, signal.SIGTERM)
+            deadline = time.monotonic() + PATIENCE
+        if time.monotonic() >= deadline:
+            signal_group(pid, signal.SIGKILL)
+    if deadline < float("inf"):
+        signal_group(pid, signal.SIGKILL)  # what it has left behind goes with it
+    say(life, status=end[0], cpu=end[1], memory=end[2])
+
+
+if __name__ == "__main__":
+    main()
