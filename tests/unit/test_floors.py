@@ -27,6 +27,7 @@ FLOORS: list[set[str]] = [
         "settings",
         "kinds",
         "events",
+        "pids",
         "codec",
         "payload",
         "shapes",
@@ -99,7 +100,7 @@ FLOORS: list[set[str]] = [
         "webhook",
         "notify",
     }
-    | {"why", "admin", "doctor"},
+    | {"why", "admin", "care", "doctor"},
     # 7 the engine
     {"worker", "upkeep", "discover"},
     # 8 faces
@@ -181,7 +182,7 @@ NEIGHBOURS: dict[str, set[str]] = {
     "store.prune": {"store.control", "store.tables", "store.workers"},
     "store.rescue": {"store.attempts", "store.owed", "store.tables", "store.claim", "store.finish", "store.workers"},
     "store.caller": {"store.owed", "store.settle", "store.wakeup"},
-    "store.roster": {"store.connect", "store.tables", "store.wakeup", "store.workers"},
+    "store.roster": {"store.controls", "store.connect", "store.tables", "store.wakeup", "store.workers"},
     "store.desk": {
         "store.failures",
         "store.rollups",
@@ -222,7 +223,7 @@ NEIGHBOURS: dict[str, set[str]] = {
     "worker": {"upkeep"},
     "app": {"waits"},
     "why": {"doctor"},
-    "admin": {"app", "doctor", "waits", "why"},
+    "admin": {"app", "care", "doctor", "waits", "why"},
     "doctor": {"app"},
     "cli.opening": {"cli.options"},
     "cli.run": {"cli.options", "cli.words"},
@@ -234,6 +235,7 @@ NEIGHBOURS: dict[str, set[str]] = {
     "cli.bulk": {"cli.words", "cli.facts", "cli.opening", "cli.output"},
     "cli.stats": {"cli.done", "cli.options", "cli.words", "cli.facts", "cli.opening", "cli.output"},
     "cli.ops": {"cli.options", "cli.words", "cli.facts", "cli.opening", "cli.output"},
+    "cli.care": {"cli.options", "cli.words", "cli.facts", "cli.opening", "cli.output"},
     "cli.demo": {"cli.options", "demo.run"},
     "cli.detail": {"cli.words", "cli.output"},
     "cli.facts": {"cli.words"},

@@ -25,6 +25,7 @@ from dray.errors import (
     UnknownJob,
     UnknownTask,
     UnknownWorker,
+    WorkerLives,
 )
 
 OK, FAILED, USAGE, NOT_FOUND, CONFLICT, SCHEMA, UNREACHABLE, TIMED_OUT, INTERRUPTED = 0, 1, 2, 3, 4, 5, 69, 124, 130
@@ -35,6 +36,7 @@ EXIT_CODES: tuple[tuple[type[DrayError], int], ...] = (
     (UnknownWorker, NOT_FOUND),
     (UnknownTask, NOT_FOUND),
     (IllegalMove, CONFLICT),
+    (WorkerLives, CONFLICT),
     (Conflict, CONFLICT),
     (JobFailed, FAILED),
     (NotFinished, TIMED_OUT),
@@ -70,6 +72,7 @@ VERBS = {
     "queues": Place("dray.cli.queues:queues", "List queues, and which are paused."),
     "pause": Place("dray.cli.queues:pause", "Let nothing of a queue start."),
     "resume": Place("dray.cli.queues:resume", "Let a paused queue go on."),
+    "rescue": Place("dray.cli.care:rescue", "Take back the jobs of dead workers."),
     "stats": Place("dray.cli.stats:stats", "Show how things are, or check it."),
     "errors": Place("dray.cli.errors:errors", "Show what fails, alike with alike."),
     "notify": Place("dray.cli.errors:notify", "Tell people of failures now, or try it out."),

@@ -133,9 +133,9 @@ def prune(older_than: float | None, defaults: bool, states: tuple[str, ...], dry
     """Delete jobs that ended long ago, with their attempts, labels and logs. Workers do so too, as the settings say."""
     if (older_than is None) is not defaults:
         raise BadOption("how old? Give --older-than 14d, or --defaults for what the settings keep")
-    admin, chosen = open_admin(), [State(state) for state in states] or ENDS
+    care, chosen = open_admin().care, [State(state) for state in states] or ENDS
     if dry_run or not yes:
-        found = admin.prune(older_than, chosen, dry_run=True)
+        found = care.prune(older_than, chosen, dry_run=True)
         if dry_run:
             _report(found, dry_run=True)
             return 0
@@ -147,7 +147,7 @@ def prune(older_than: float | None, defaults: bool, states: tuple[str, ...], dry
         if watched:
             click.echo(f"\r{number:,} {state} ", err=True, nl=False)
 
-    gone = admin.prune(older_than, chosen, on_progress=progress)
+    gone = care.prune(older_than, chosen, on_progress=progress)
     if watched:
         click.echo("\r\x1b[K", err=True, nl=False)
     _report(gone, dry_run=False)

@@ -42,8 +42,19 @@ class Promoted(Protocol):
     def next_in(self) -> float | None: ...
 
 
+class Freed(NamedTuple):
+    """A job that rescue took from a dead worker, and what became of it; `why`: its error if it failed."""
+
+    id: int
+    task: str
+    queue: str
+    worker_id: int | None
+    state: State
+    why: str | None = None
+
+
 class Rescued(Protocol):
-    """What one pass of rescue did: how many jobs it freed, those that are ready again, those that failed for good."""
+    """What one pass of rescue did: how many jobs it freed, those that are ready again, those that failed for good; all."""
 
     @property
     def freed(self) -> int: ...
@@ -51,6 +62,8 @@ class Rescued(Protocol):
     def ready(self) -> Sequence[Ready]: ...
     @property
     def failed(self) -> Sequence[int]: ...
+    @property
+    def jobs(self) -> Sequence[Freed]: ...
 
 
 class Moved(Protocol):
@@ -327,6 +340,10 @@ class Roster(Protocol):
 
     def listing(self, *, alive_only: bool = True, limit: int = 1000) -> Sequence[Any]:
         """The workers, the newest first."""
+        ...
+
+    def sign(self) -> None:
+        """Write something: it proves that beats can be written too, so that a silence is the worker's own."""
         ...
 
     def heartbeat_plan(self, worker_id: int) -> Mapping[str, object]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dray.store import workers
+from dray.store import controls, workers
 from dray.store.connect import Database
 from dray.store.tables import Tables
 from dray.store.wakeup import channel
@@ -48,6 +48,17 @@ class Roster:
         return self._database.once(
             lambda connection: workers.listing(connection, self._tables, alive_only=alive_only, limit=limit)
         )
+
+    def find(self, worker_id: int) -> WorkerRow | None:
+        """One worker, alive or not; None when there is none of this id."""
+        found = self._database.once(
+            lambda connection: workers.listing(connection, self._tables, alive_only=False, worker_id=worker_id)
+        )
+        return found[0] if found else None
+
+    def sign(self) -> None:
+        """Write something: it proves that beats can be written too, so that a silence is the worker's own."""
+        self._database.transact(lambda connection: controls.sign(connection, self._tables))
 
     def heartbeat_plan(self, worker_id: int) -> dict[str, object]:
         """All that the heartbeat process has to know. It holds the password: pass it by pipe."""
