@@ -18,6 +18,7 @@ from dray.store.read import CAP
 from dray.store.rescue import Watch
 from dray.store.sql import SqlStore
 from dray.store.workers import WorkerRow, WorkerState
+from dray.stuck import LONG, Search, Stuck
 
 BEATS = 2.0  # so many beats left out make a worker silent
 YOUNGER = 60.0  # seconds a process must be younger than a worker's row to be another: clocks may drift, and be put right
@@ -180,6 +181,16 @@ class Care:
         if worker is None:
             raise UnknownWorker(worker_id)
         return worker
+
+    # --- what is stuck --------------------------------------------------------------------------------------------------
+
+    def stuck(self, older_than: float = LONG, *, queue: str | None = None, task: str | None = None) -> list[Stuck]:
+        """Jobs that run for longer than so many seconds or under a dead worker, and those that wait for longer and will go on
+        waiting, by reason, queue and task, with what to do (S3.83).
+
+        Looks at the longest-waiting 1,000 of each queue and priority, so that it costs the same with any backlog.
+        """
+        return Search(self._store, self._settings, older_than, queue, task).all()
 
     # --- age -----------------------------------------------------------------------------------------------------------------
 

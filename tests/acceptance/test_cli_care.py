@@ -106,3 +106,19 @@ def test_the_silent_are_watched_and_the_worker_of_another_host_is_asked_about(sh
         "worker 2 (pid 7 on far-away) is dead\n",
         "watching worker 2 (pid 7 on far-away) for 2s\n",
     )
+
+
+@pytest.mark.rows("S3.83")
+def test_what_is_stuck_is_told_with_what_to_do(shell: Shell) -> None:
+    first = shell.out("enqueue", "nap", "seconds:=0")
+    told = shell.run("stuck")
+    assert (told.stdout, told.stderr) == ("", "nothing is stuck\n")
+    sql(shell, "UPDATE dray_jobs SET ready_at = ready_at - 7200000000")
+    line = shell.run("stuck", code=1).stdout.splitlines()[1]
+    assert line.split() == ["no", "worker", "mail", "nap", "1", "2h", "dray", "worker", "mail"]
+    assert shell.out("stuck", "--ids", code=1) == first
+    (one,) = shell.json("stuck", "--queue", "mail", "--task", "nap", code=1)["stuck"]
+    assert (one["kind"], one["ids"], one["more"], one["advice"]) == ("no worker", [int(first)], False, "dray worker mail")
+    assert shell.json("stuck", "--older-than", "3h")["stuck"] == []
+    shell.run("worker", "--burst")
+    assert shell.out("stuck") == ""

@@ -6,17 +6,19 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from dray import pids
 from dray.care import Care, Whereabouts
 from dray.errors import BadOption, StoreUnavailable, UnknownWorker, WorkerLives
-from dray.job import Flag, State
+from dray.job import Failed, Flag, NewJob, Parked, State
 from dray.settings import load
 from dray.store.rescue import Watch
 from dray.store.sql import SqlStore
 from dray.store.workers import WorkerState
+from dray.stuck import LOOKED
 from tests.contract.yard import Yard
 from tests.servers import Database
 
@@ -227,6 +229,92 @@ def test_what_an_operator_wanted_is_heeded_and_told(ward: Ward) -> None:
     told = {job.id: job.state for job in ward.care.rescue().jobs}
     assert told == {held: State.BLOCKED, cancelled: State.CANCELLED}
     assert [ward.yard.state(id) for id in (held, cancelled)] == ["blocked: held", "cancelled"]
+
+
+# --- what is stuck --------------------------------------------------------------------------------------------------------
+
+
+def stuck(ward: Ward, **options: Any) -> list[tuple[str, str, list[int], str]]:
+    return [(one.kind, one.task, list(one.ids), one.advice) for one in ward.care.stuck(**options)]
+
+
+@pytest.mark.rows("S3.83", "C14")
+def test_what_runs_is_stuck_when_its_worker_is_or_after_a_time(ward: Ward) -> None:
+    dead, silent, alive = ward.hire(), ward.hire(), ward.hire()
+    lost = [ward.take(dead), ward.take(dead)]
+    mute = ward.take(silent)
+    slow, other = ward.take(alive, task="slow"), ward.take(alive)
+    ward.store.roster.leave(dead)
+    ward.wait(16)
+    ward.beat(alive)
+    rescue = "dray rescue"
+    assert stuck(ward) == [("dead", "t", lost, rescue), ("silent", "t", [mute], rescue)]
+    ward.wait(600)
+    ward.beat(alive)
+    assert stuck(ward, task="slow") == [("long", "slow", [slow], f"dray show {slow}, or dray cancel {slow}")]
+    assert stuck(ward, older_than=1000)[2:] == []
+    assert sorted(one[2] for one in stuck(ward) if one[0] == "long") == [[slow], [other]]
+    assert ward.care.stuck(queue="other") == []
+    assert ward.care.stuck()[0].oldest == pytest.approx(616, abs=1)
+
+
+@pytest.mark.rows("S3.83")
+def test_what_is_ready_is_stuck_only_if_nobody_takes_it(ward: Ward) -> None:
+    waits = {
+        "turn": ward.yard.add(queue="mail"),
+        "paused": ward.yard.add(queue="paused"),
+        "alone": ward.yard.add(queue="it's alone"),
+        "late": ward.yard.add(queue="mail", priority=500),
+        "odd": ward.yard.add(queue="mail", task="odd", priority=7),
+        "even": ward.yard.add(queue="mail", task="even", priority=7),
+    }
+    ward.store.desk.pause("paused")
+    roster = ward.store.roster
+    workers = [
+        roster.register(host=HERE, pid=1, queues="mail,paused", concurrency=1, priorities="100"),
+        roster.register(host=HERE, pid=1, queues="mail", concurrency=1, priorities="7", tasks="only even"),
+    ]
+    assert stuck(ward) == [], "it has just come"
+    ward.wait(601)
+    for worker in workers:
+        ward.beat(worker)
+    assert sorted(stuck(ward)) == [
+        ("no worker", "odd", [waits["odd"]], "dray worker mail --task odd"),
+        ("no worker", "t", [waits["alone"]], """dray worker 'it'"'"'s alone'"""),
+        ("no worker", "t", [waits["late"]], "dray worker mail -p 500"),
+        ("paused", "t", [waits["paused"]], "dray resume paused"),
+    ]
+    assert [one[2] for one in stuck(ward, queue="paused")] == [[waits["paused"]]]
+    assert stuck(ward, older_than=602) == []
+
+
+@pytest.mark.rows("S3.83", "C35")
+def test_what_nobody_knows_and_what_nobody_makes_ready_is_stuck(ward: Ward) -> None:
+    ward.yard.hire()
+    unknown = ward.yard.add(task="old.cleanup", queue="old")
+    (claim,) = ward.yard.take()
+    ward.yard.end(claim, Parked(why="unknown task"))
+    due, retrying = ward.yard.add(delay=5.0), ward.yard.add(queue="r")
+    (claim,) = ward.yard.take()
+    ward.yard.end(claim, Failed(error="boom", retry_in=7.0), attempts=3)
+    later = ward.yard.add(delay=10_000.0)
+    ward.wait(620)
+    ward.beat(ward.yard.worker)
+    assert stuck(ward) == [
+        ("parked", "old.cleanup", [unknown], f"dray why {unknown}"),
+        ("overdue", "t", [due], "dray worker"),
+        ("overdue", "t", [retrying], "dray worker"),
+    ]
+    assert ward.yard.state(later) == "scheduled"
+
+
+def test_of_many_the_first_are_counted_and_it_is_said_that_there_are_more(ward: Ward) -> None:
+    ids = [one.id for one in ward.store.add([NewJob(task="t", queue="q", args="{}")] * (LOOKED + 5))]
+    ward.wait(601)
+    (one,) = ward.care.stuck()
+    assert (one.kind, list(one.ids), one.more) == ("no worker", ids[:LOOKED], True)
+    ward.yard.hire()
+    assert ward.care.stuck() == []
 
 
 # --- processes ------------------------------------------------------------------------------------------------------------

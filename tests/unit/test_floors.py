@@ -75,7 +75,7 @@ FLOORS: list[set[str]] = [
     }
     | {"store.settle", "store.sweep", "store.expire", "store.rescue", "store.promote"}
     | {"store.control", "store.controls", "store.workers", "store.waits", "store.listing", "store.read"}
-    | {"store.output", "store.prune"}
+    | {"store.output", "store.prune", "store.stuck"}
     | {"store.roster", "store.desk", "store.caller", "store.vitals", "store.sql"},
     # 4 the doorkeeper
     {"store"},
@@ -100,7 +100,7 @@ FLOORS: list[set[str]] = [
         "webhook",
         "notify",
     }
-    | {"why", "admin", "care", "doctor"},
+    | {"why", "takers", "admin", "care", "stuck", "doctor"},
     # 7 the engine
     {"worker", "upkeep", "discover"},
     # 8 faces
@@ -180,6 +180,7 @@ NEIGHBOURS: dict[str, set[str]] = {
     "store.listing": {"store.tables", "store.filters"},
     "store.read": {"store.tables", "store.lanes", "store.listing", "store.filters"},
     "store.prune": {"store.control", "store.tables", "store.workers"},
+    "store.stuck": {"store.lanes", "store.promote", "store.tables"},
     "store.rescue": {"store.attempts", "store.owed", "store.tables", "store.claim", "store.finish", "store.workers"},
     "store.caller": {"store.owed", "store.settle", "store.wakeup"},
     "store.roster": {"store.controls", "store.connect", "store.tables", "store.wakeup", "store.workers"},
@@ -193,7 +194,7 @@ NEIGHBOURS: dict[str, set[str]] = {
         "store.wakeup",
     }
     | {"store.control", "store.controls", "store.edges", "store.gates", "store.output", "store.prune", "store.read"}
-    | {"store.unique", "store.waits"},
+    | {"store.stuck", "store.unique", "store.waits"},
     "store.vitals": {"store.connect", "store.tables"},
     "store.sql": {
         "store.edges",
@@ -222,9 +223,11 @@ NEIGHBOURS: dict[str, set[str]] = {
     "lease": {"heartbeat"},
     "worker": {"upkeep"},
     "app": {"waits"},
-    "why": {"doctor"},
+    "why": {"takers"},
+    "stuck": {"takers"},
+    "care": {"stuck"},
     "admin": {"app", "care", "doctor", "waits", "why"},
-    "doctor": {"app"},
+    "doctor": {"app", "takers"},
     "cli.opening": {"cli.options"},
     "cli.run": {"cli.options", "cli.words"},
     "cli.enqueue": {"cli.options", "cli.words", "cli.detail", "cli.facts"},

@@ -72,6 +72,7 @@ VERBS = {
     "queues": Place("dray.cli.queues:queues", "List queues, and which are paused."),
     "pause": Place("dray.cli.queues:pause", "Let nothing of a queue start."),
     "resume": Place("dray.cli.queues:resume", "Let a paused queue go on."),
+    "stuck": Place("dray.cli.care:stuck", "Show what does not move, and what to do about it."),
     "rescue": Place("dray.cli.care:rescue", "Take back the jobs of dead workers."),
     "stats": Place("dray.cli.stats:stats", "Show how things are, or check it."),
     "errors": Place("dray.cli.errors:errors", "Show what fails, alike with alike."),

@@ -1,4 +1,4 @@
-"""`dray rescue`: what the dead hold."""
+"""`dray stuck` and `dray rescue`: what does not move, and what the dead hold."""
 
 from __future__ import annotations
 
@@ -13,14 +13,76 @@ import msgspec
 from dray.care import Rescue, Whereabouts
 from dray.cli.facts import print_json
 from dray.cli.opening import open_admin, wants_json
-from dray.cli.options import option, verb
-from dray.cli.output import note
+from dray.cli.options import duration, option, verb
+from dray.cli.output import Cell, Column, note, print_table
 from dray.cli.words import about, one_line
 from dray.job import State
 from dray.store.base import Freed
 from dray.store.workers import WorkerRow
+from dray.stuck import LOOKED, Stuck
 
-UNCONFIRMED = 2
+SOME, UNCONFIRMED = 1, 2
+COLUMNS = (
+    Column("WHY"),
+    Column("QUEUE"),
+    Column("TASK", flexible=True),
+    Column("JOBS", right=True),
+    Column("OLDEST", right=True),
+    Column("WHAT TO DO"),
+)
+
+
+@verb(
+    "stuck",
+    "dray stuck",
+    "dray stuck --older-than 2h --queue reports",
+    "dray stuck --task old.cleanup --ids | dray cancel -",
+)
+@option("--older-than", type=duration, default="10m", show_default=True, metavar="TIME", help="Runs or waits for longer.")
+@option("--queue", metavar="QUEUE", help="Only jobs of this queue.")
+@option("--task", metavar="TASK", help="Only jobs of this task.")
+@option("--ids", is_flag=True, help="Only their ids, one on each line.")
+def stuck(older_than: float, queue: str | None, task: str | None, ids: bool) -> int:
+    """Show what does not move, and what to do about it; exits with 1 if there is anything.
+
+    \b
+    dead, silent      it runs, and so is its worker
+    long              it runs for longer than --older-than
+    paused            it is ready for longer, and its queue is paused
+    no worker         and no worker takes its queue, priority or task
+    parked            no worker knows its task, or not with such arguments
+    overdue           its time has come, and nobody has made it ready
+
+    What waits for its turn is not stuck; `dray why` says what a job waits for, `dray groups --stuck`
+    which groups stand still.
+    """
+    found = open_admin().care.stuck(older_than, queue=queue, task=task)
+    if wants_json():
+        print_json({"stuck": [msgspec.to_builtins(one) for one in found]})
+    elif ids:
+        for id in sorted({id for one in found for id in one.ids}):
+            click.echo(id)
+    elif found:
+        print_table(COLUMNS, [_row(one) for one in found])
+    else:
+        note("nothing is stuck")
+    if ids and any(one.more for one in found):
+        note(f"of each queue and priority the {LOOKED:,} that wait the longest were looked at; there are more")
+    return SOME if found else 0
+
+
+def _row(one: Stuck) -> list[Cell]:
+    return [
+        Cell(one.kind, "yellow" if one.kind == "long" else "red"),
+        Cell(one.queue),
+        Cell(one.task),
+        Cell(f"{len(one.ids):,}{'+' * one.more}"),
+        Cell(about(one.oldest)),
+        Cell(one.advice, "cyan"),
+    ]
+
+
+# --- rescue -----------------------------------------------------------------------------------------------------------------
 
 
 @verb(
