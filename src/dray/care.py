@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -14,6 +14,7 @@ from dray.errors import BadOption, UnknownWorker, WorkerLives
 from dray.job import ENDED, State
 from dray.settings import Settings
 from dray.store.base import Beat, Freed
+from dray.store.prune import Kept
 from dray.store.read import CAP
 from dray.store.rescue import Watch
 from dray.store.sql import SqlStore
@@ -48,6 +49,14 @@ class Rescue:
     declared: list[WorkerRow] = field(default_factory=list)
     spared: list[WorkerRow] = field(default_factory=list)
     jobs: list[Freed] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruned:
+    """How many jobs of each state are gone, or would be, and how many as old as these are kept, and why."""
+
+    gone: Mapping[State, int]
+    kept: Mapping[State, Kept]
 
 
 def free(store: SqlStore) -> list[Freed]:
@@ -201,24 +210,26 @@ class Care:
         *,
         dry_run: bool = False,
         on_progress: Callable[[State, int], None] = lambda state, count: None,
-    ) -> dict[State, int]:
-        """Delete jobs of these states that ended more than so many seconds ago; without an age, as the settings keep them.
+    ) -> Pruned:
+        """Delete jobs of these states that ended more than so many seconds ago (C100); without an age, as the settings say.
 
-        Gives how many of each state. `dry_run` only counts, up to the cap plus one. Deletes in batches and tells
-        `on_progress` the count so far after each.
+        What something still refers to stays, and is counted. `dry_run` only counts, up to the cap plus one. Deletes in batches
+        and tells `on_progress` the count so far after each.
         """
         desk = self._store.desk
         gone: dict[State, int] = {}
+        kept: dict[State, Kept] = {}
         for state in (state for state in State if state in frozenset(states)):
-            age = self._kept(state) if older_than is None else older_than
+            age = self._age(state) if older_than is None else older_than
             gone[state] = desk.count_prunable(state, age, CAP) if dry_run else 0
             while not dry_run and (count := desk.prune_batch(state, age)):
                 gone[state] += count
                 on_progress(state, gone[state])
-        return gone
+            kept[state] = desk.count_kept(state, age, CAP)
+        return Pruned(gone=gone, kept=kept)
 
-    def _kept(self, state: State) -> float:
+    def _age(self, state: State) -> float:
         if not state.ended:
             raise BadOption(f"only ended jobs can be pruned; {state} is not an end")
-        kept: float = getattr(self._settings, f"keep_{state}")
-        return kept
+        age: float = getattr(self._settings, f"keep_{state}")
+        return age

@@ -108,6 +108,20 @@ def test_the_silent_are_watched_and_the_worker_of_another_host_is_asked_about(sh
     )
 
 
+@pytest.mark.rows("C100")
+def test_prune_says_what_it_keeps_and_why(shell: Shell) -> None:
+    parent = shell.out("enqueue", "nap", "seconds:=0")
+    child = shell.out("enqueue", "nap", "seconds:=0", "--after", parent, "--in", "1h")
+    shell.run("worker", "--burst")
+    told = shell.out("prune", "--older-than", "0s", "--yes").splitlines()
+    assert [line.split() for line in told[:3]] == [["succeeded", "0"], ["failed", "0"], ["cancelled", "0"]]
+    assert told[3:] == ["succeeded           1  kept: jobs that have not ended depend on how they ended"]
+    kept = shell.json("prune", "--older-than", "0s", "--dry-run")["kept"]
+    assert kept["succeeded"] == {"needed": 1, "halting": 0}
+    shell.run("cancel", child)
+    assert "kept" not in shell.out("prune", "--older-than", "0s", "--yes")
+
+
 @pytest.mark.rows("S3.83")
 def test_what_is_stuck_is_told_with_what_to_do(shell: Shell) -> None:
     first = shell.out("enqueue", "nap", "seconds:=0")

@@ -317,6 +317,53 @@ def test_of_many_the_first_are_counted_and_it_is_said_that_there_are_more(ward: 
     assert ward.care.stuck() == []
 
 
+# --- what ended long ago --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.rows("C100", "S1.16", "S2.73")
+def test_prune_says_what_it_keeps_and_for_whom(ward: Ward) -> None:
+    yard, bad = ward.yard, Failed(error="boom", permanent=True)
+    yard.hire()
+    needed, free, halting = yard.add(), yard.add(), yard.add(group="g", flags=int(Flag.HALT))
+    both = yard.add(group="h", flags=int(Flag.HALT))
+    waits = [yard.add(after=(needed,)), yard.add(after=(both,)), yard.add(group="g")]
+    for claim in yard.take():
+        yard.end(claim, bad)
+    done, young = yard.add(), yard.add()
+    needs_more = yard.add(after=(done, young))
+    yard.clock.forward(1)
+    first, second = sorted(yard.take(), key=lambda claim: claim.id)
+    yard.end(first)
+    ward.wait(100)
+    yard.end(second)
+    ends = [State.SUCCEEDED, State.FAILED]
+    for dry_run in (True, False):
+        found = ward.care.prune(50.0, ends, dry_run=dry_run)
+        assert found.gone == {State.SUCCEEDED: 0, State.FAILED: 1}
+        assert found.kept == {State.SUCCEEDED: (1, 0), State.FAILED: (2, 1)}
+    assert [ward.store.desk.job(id) is None for id in (needed, free, halting, both, done)] == [False, True, False, False, False]
+    ward.store.desk.cancel(waits)
+    ward.store.desk.cancel([needs_more])
+    ward.store.desk.unblock_group("g")
+    ward.store.desk.unblock_group("h")
+    found = ward.care.prune(50.0, ends)
+    assert (found.gone, set(found.kept.values())) == ({State.SUCCEEDED: 1, State.FAILED: 3}, {(0, 0)})
+    with pytest.raises(BadOption):
+        ward.care.prune(50.0, [State.READY])
+
+
+def test_what_is_kept_is_counted_up_to_a_cap(ward: Ward) -> None:
+    parents = [ward.yard.add() for _ in range(5)]
+    for parent in parents:
+        ward.yard.add(after=(parent,))
+    ward.yard.hire()
+    for claim in ward.yard.take():
+        ward.yard.end(claim, Failed(error="boom", permanent=True))
+    ward.wait(10)
+    assert ward.store.desk.count_kept(State.FAILED, 5.0, cap=3) == (4, 0)
+    assert ward.store.desk.count_kept(State.FAILED, 15.0) == (0, 0)
+
+
 # --- processes ------------------------------------------------------------------------------------------------------------
 
 

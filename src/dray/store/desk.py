@@ -20,6 +20,7 @@ from dray.store.controls import Controls
 from dray.store.failures import ErrorKind
 from dray.store.notices import Taken
 from dray.store.output import Line, OutputLine
+from dray.store.prune import Kept
 from dray.store.read import AttemptRow, Filter, QueueCount
 from dray.store.settle import Settler
 from dray.store.stuck import Head, Runs, Waits
@@ -271,6 +272,10 @@ class Desk:
     def count_prunable(self, state: State, older_than: float, cap: int = 10_000) -> int:
         """How many jobs `prune_batch` would delete in all, counted up to cap + 1."""
         return self._look(lambda connection: prune.count_prunable(connection, self._tables, state, older_than, cap))
+
+    def count_kept(self, state: State, older_than: float, cap: int = 10_000) -> Kept:
+        """How many of the oldest of them are kept, because something refers to them; counted up to cap + 1."""
+        return self._look(lambda connection: prune.count_kept(connection, self._tables, state, older_than, cap))
 
     def prune_gates(self, older_than: float) -> int:
         """Delete the rows of groups and limits made more than so many seconds ago that no job uses; gives how many."""
