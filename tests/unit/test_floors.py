@@ -80,7 +80,7 @@ FLOORS: list[set[str]] = [
     # 4 the doorkeeper
     {"store"},
     # 5 one run
-    {"task", "hooks", "runner", "context", "handle", "sender", "bulk", "lane"},
+    {"task", "examples", "hooks", "runner", "context", "handle", "sender", "bulk", "lane"},
     # 6 what the engine is made of
     {
         "app",
@@ -219,6 +219,7 @@ NEIGHBOURS: dict[str, set[str]] = {
         "store.caller",
     },
     "task": {"hooks", "context"},
+    "examples": {"context", "task"},
     "runner": {"hooks", "context", "task"},
     "lease": {"heartbeat"},
     "worker": {"upkeep"},
@@ -239,6 +240,7 @@ NEIGHBOURS: dict[str, set[str]] = {
     "cli.stats": {"cli.done", "cli.options", "cli.words", "cli.facts", "cli.opening", "cli.output"},
     "cli.ops": {"cli.options", "cli.words", "cli.facts", "cli.opening", "cli.output"},
     "cli.care": {"cli.options", "cli.words", "cli.facts", "cli.opening", "cli.output"},
+    "cli.example": {"cli.options", "cli.words", "cli.facts", "cli.opening", "cli.output"},
     "cli.demo": {"cli.options", "demo.run"},
     "cli.detail": {"cli.words", "cli.output"},
     "cli.facts": {"cli.words"},

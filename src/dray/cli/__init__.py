@@ -79,6 +79,7 @@ VERBS = {
     "notify": Place("dray.cli.errors:notify", "Tell people of failures now, or try it out."),
     "doctor": Place("dray.cli.ops:doctor", "Find out what is wrong, and how to mend it."),
     "prune": Place("dray.cli.ops:prune", "Delete jobs that ended long ago."),
+    "example": Place("dray.cli.example:example", "Enqueue jobs to try an installation with."),
     "demo": Place("dray.cli.demo:demo", "See it work, with nothing to set up."),
 }
 
