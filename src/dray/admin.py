@@ -13,9 +13,10 @@ from typing import Any
 
 from dray import doctor
 from dray.app import Dray
+from dray.care import Care
 from dray.doctor import Check
 from dray.errors import BadFilter, BadOption, Conflict, IllegalMove, SchemaError, UnknownJob
-from dray.job import ENDED, Flag, JobRow, State
+from dray.job import Flag, JobRow, State
 from dray.options import check_name, check_priority
 from dray.rollup import Numbers
 from dray.stations import GROUP, gate_hash
@@ -109,6 +110,11 @@ class Admin:
     def __init__(self, app: Dray) -> None:
         self.app = app
         self._checked = False
+
+    @property
+    def care(self) -> Care:
+        """What somebody has to do now and then: rescue, prune, and look at what is stuck."""
+        return Care(self._store(), self.app.settings)
 
     # --- see ------------------------------------------------------------------------------------------------------------
 
@@ -309,35 +315,6 @@ class Admin:
         while some := list(islice(left, PAGE)):
             moves += [_judged(moved, word) for moved in move(some)]
         return moves
-
-    def prune(
-        self,
-        older_than: float | None = None,
-        states: Iterable[State] = ENDED,
-        *,
-        dry_run: bool = False,
-        on_progress: Callable[[State, int], None] = lambda state, count: None,
-    ) -> dict[State, int]:
-        """Delete jobs of these states that ended more than so many seconds ago; without an age, as the settings keep them.
-
-        Gives how many of each state. `dry_run` only counts, up to the cap plus one. Deletes in batches and tells
-        `on_progress` the count so far after each.
-        """
-        desk = self._store().desk
-        gone: dict[State, int] = {}
-        for state in (state for state in State if state in frozenset(states)):
-            age = self._kept(state) if older_than is None else older_than
-            gone[state] = desk.count_prunable(state, age, CAP) if dry_run else 0
-            while not dry_run and (count := desk.prune_batch(state, age)):
-                gone[state] += count
-                on_progress(state, gone[state])
-        return gone
-
-    def _kept(self, state: State) -> float:
-        if not state.ended:
-            raise BadOption(f"only ended jobs can be pruned; {state} is not an end")
-        kept: float = getattr(self.app.settings, f"keep_{state}")
-        return kept
 
     # --- the schema -----------------------------------------------------------------------------------------------------
 

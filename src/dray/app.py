@@ -15,6 +15,7 @@ from dray.command import Command
 from dray.context import Context
 from dray.durations import parse_size
 from dray.errors import BadOption, ConfigurationError
+from dray.examples import BUILT_IN
 from dray.handle import Job
 from dray.hooks import Hooks
 from dray.job import Added, NewJob
@@ -58,7 +59,7 @@ class Dray:
         given = settings if database_url is None else {"database_url": database_url, **settings}
         self.settings: Settings = load(given)
         self.codec = Codec(max_bytes=self.settings.max_args)
-        self.registry = Registry()
+        self.registry = Registry(BUILT_IN)
         self.runner = Runner(self.registry, self.codec, hook_limit=self.settings.hook_limit)
         self.listeners: list[Callable[[Notice], object]] = []
         self._clock = clock

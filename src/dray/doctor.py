@@ -17,7 +17,7 @@ from dray.store import schema, vitals
 from dray.store.filters import Filter
 from dray.store.promote import next_due
 from dray.store.read import CAP, QueueCount
-from dray.store.workers import WorkerRow
+from dray.takers import serves
 
 SAMPLE = 500  # jobs whose task is looked at: enough to see a rename, and the same cost with any backlog
 SKEW = 2.0  # seconds a clock may be wrong: timestamps in logs no longer fit together beyond it
@@ -116,11 +116,6 @@ def _workers(app: Dray) -> Iterator[Check]:
         hosts = len({worker.host for worker in workers})
         slots = sum(worker.concurrency for worker in workers)
         yield ok("workers", f"{len(workers)} alive on {hosts} host{'s' * (hosts > 1)}, {slots} slots")
-
-
-def serves(worker: WorkerRow, queue: str) -> bool:
-    """Whether a worker takes jobs of this queue."""
-    return worker.queues == "*" or queue in worker.queues.split(",")
 
 
 def _queues(app: Dray) -> Iterator[Check]:

@@ -10,6 +10,7 @@
     │   └── UnknownTask       no task of that name (also a LookupError)
     ├── UnknownJob            no job of that id, live or in the history (also a LookupError)
     ├── UnknownWorker         no worker of that id (also a LookupError)
+    ├── WorkerLives           a worker that was to be declared dead is not (C18)
     ├── Conflict              another job has the unique key
     ├── IllegalMove           the job's state does not allow this move
     ├── JobFailed             asked for the result of a job that failed or was cancelled
@@ -86,6 +87,14 @@ class UnknownWorker(DrayError, LookupError):
     def __init__(self, worker_id: int) -> None:
         super().__init__(f"there is no worker {worker_id}")
         self.worker_id = worker_id
+
+
+class WorkerLives(DrayError):
+    """A worker was to be declared dead, and there is a sign of its life."""
+
+    def __init__(self, worker_id: int, sign: str) -> None:
+        super().__init__(f"worker {worker_id} lives: {sign}")
+        self.worker_id, self.sign = worker_id, sign
 
 
 class Conflict(DrayError):

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypedDict, dataclass_transform
 
 from dray.command import Command
@@ -19,6 +19,7 @@ from dray.lifecycle import DEFAULT_RETRY, Retry, RetryLike
 from dray.options import ON_FAILURE, Isolate, Limit, Unique, check_choice, check_known, check_name, check_priority, fill
 
 ON_CRASH = ("retry", "fail")
+RESERVED = "dray."  # the beginning of names that no app may give
 
 
 @dataclass_transform(kw_only_default=True)
@@ -308,9 +309,13 @@ def _shape(signature: inspect.Signature) -> str:
 
 
 class Registry:
-    """The tasks of an app, by name and by former names."""
+    """The tasks of an app, by name and by former names.
 
-    def __init__(self) -> None:
+    built_in    tasks that every app has beside its own: they can be run and enqueued, and do not count
+    """
+
+    def __init__(self, built_in: Iterable[Definition] = ()) -> None:
+        self._built_in = {definition.name: definition for definition in built_in}
         self._by_name: dict[str, Definition] = {}
         self._by_alias: dict[str, Definition] = {}
 
@@ -324,6 +329,8 @@ class Registry:
             raise BadOption(f"aliases must be a list of names, got {aliases!r}")
         for each in (name, *aliases):
             check_name("task name", each)
+            if each.startswith(RESERVED):
+                raise TaskError(f"a task cannot be called {each!r}: names that begin with {RESERVED!r} are Dray's own")
         definition = Definition(target, name, Defaults.of(options), aliases)
         for each in (name, *aliases):
             self._refuse_duplicate(each, definition)
@@ -342,20 +349,19 @@ class Registry:
 
     def get(self, name: str) -> Definition:
         """The task of this name or former name; raises UnknownTask."""
-        found = self._by_name.get(name) or self._by_alias.get(name)
+        found = self.find(name)
         if found is None:
             raise UnknownTask(name, difflib.get_close_matches(name, self._by_name, n=2))
         return found
 
     def find(self, name: str) -> Definition | None:
         """The task of this name or former name, or None."""
-        return self._by_name.get(name) or self._by_alias.get(name)
+        return self._by_name.get(name) or self._by_alias.get(name) or self._built_in.get(name)
 
     def known(self) -> dict[str, int]:
         """Every name and former name with the number of its signature: what this process could run."""
-        return {
-            name: definition.signature_number for names in (self._by_name, self._by_alias) for name, definition in names.items()
-        }
+        places = (self._built_in, self._by_name, self._by_alias)
+        return {name: definition.signature_number for names in places for name, definition in names.items()}
 
     def __iter__(self) -> Iterator[Definition]:
         return iter(self._by_name.values())

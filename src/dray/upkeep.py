@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from dray import events
 from dray.app import Dray
+from dray.care import free
 from dray.errors import DrayError, StoreError
 from dray.item import Item
 from dray.job import Cancelled, Claim, Flag, HandedBack, Lease, State
@@ -315,10 +316,7 @@ class Upkeep(_Chores):
         for beat in self._watch.observe(store.roster.beats()):
             if store.roster.declare_dead(beat):
                 events.emit("rescue.dead_worker", worker_id=beat.worker_id, silent_for=self._watch.ttl)
-        while (done := store.rescue()).freed:
-            events.emit("rescue.jobs", count=done.freed, failed=len(done.failed))
-            for job_id in done.failed:
-                events.emit("job.failed", job_id=job_id, error="its worker died")
+        if free(store):
             self._tell()
 
     def adopt(self) -> None:

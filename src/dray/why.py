@@ -6,17 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from dray.doctor import serves
 from dray.durations import show_duration
-from dray.errors import BadOption, UnknownJob
+from dray.errors import UnknownJob
 from dray.job import Flag, JobRow, Reason, State
-from dray.options import parse_priorities
-from dray.selection import DEEP, TaskFilter
+from dray.selection import DEEP
 from dray.store.controls import Controls
 from dray.store.desk import Desk
 from dray.store.edges import ALL_DONE, SPAWNED
 from dray.store.waits import COUNTED, SHOWN, Need
 from dray.store.workers import WorkerRow
+from dray.takers import Call, takers, untaken
 
 DEEPEST = 10  # how far a chain of jobs that wait for each other is followed
 
@@ -188,28 +187,12 @@ class Asker:
     # --- ready ----------------------------------------------------------------------------------------------------------
 
     def _ready(self, row: JobRow) -> Iterator[Cause]:
-        pause = next((one for one in self.controls.paused.values() if one.queue == row.queue), None)
-        if pause is not None:
-            why = f" ({pause.note})" if pause.note else ""
-            until = "until somebody resumes it" if pause.until is None else f"for another {self._until(pause.until)}"
-            yield _cause(row, "paused", f"queue {row.queue!r} is paused{why}, {until}", f"dray resume {row.queue}")
+        call = Call(row.queue, row.priority, row.task)
+        found = untaken(call, self.workers, self.controls.paused.values(), self.now)
+        if found is not None:
+            yield _cause(row, found.kind, found.text, found.advice)
             return
-        serving = [one for one in self.workers if serves(one, row.queue)]
-        if not serving:
-            yield _cause(row, "no worker", f"no worker is alive that takes queue {row.queue!r}", f"dray worker {row.queue}")
-            return
-        fitting = [one for one in serving if _takes(one, row.priority)]
-        if not fitting:
-            ranges = ", ".join(sorted({one.priorities or "" for one in serving}))
-            text = f"no worker of queue {row.queue!r} takes priority {row.priority}; they take {ranges}"
-            yield _cause(row, "no worker", text, f"dray worker {row.queue} -p {row.priority}")
-            return
-        willing = [one for one in fitting if TaskFilter.parse(one.tasks).takes(row.task)]
-        if not willing:
-            takes = "; ".join(sorted({one.tasks or "" for one in fitting}))
-            text = f"no worker of queue {row.queue!r} takes the task {row.task!r}; they take {takes}"
-            yield _cause(row, "no worker", text, f"dray worker {row.queue} --task {row.task}")
-            return
+        willing = takers(call, self.workers)
         ahead = self.desk.before(row)
         if ahead >= DEEP and all(one.tasks for one in willing):
             text = (
@@ -219,8 +202,7 @@ class Asker:
             advice = f"dray worker {row.queue}, or a queue of its own for the task {row.task!r}"
             yield _cause(row, "hidden", text, advice)
             return
-        fitting = willing
-        slots = sum(one.concurrency for one in fitting)
+        slots = sum(one.concurrency for one in willing)
         number = f"more than {COUNTED}" if ahead > COUNTED else str(ahead)
         queued = (
             f"; {number} of its queue and priority have waited longer"
@@ -228,7 +210,7 @@ class Asker:
             else "; it is the next of its queue and priority"
         )
         yield _cause(
-            row, "ready", f"it is ready since {self._for(row.ready_at)}, for {len(fitting)} workers with {slots} slots{queued}"
+            row, "ready", f"it is ready since {self._for(row.ready_at)}, for {len(willing)} workers with {slots} slots{queued}"
         )
 
     # --- times ----------------------------------------------------------------------------------------------------------
@@ -260,13 +242,6 @@ def _needed(row: JobRow, need: Need) -> Cause:
         advice = f"dray retry {need.id}, or dray unblock {row.id} --without {need.id}"
         return _cause(row, "parents", f"it needs job {need.id} to succeed, which failed", advice, (need.id,))
     return _cause(row, "parents", f"it waits for job {need.id} {how}, which is {need.state}", None, (need.id,))
-
-
-def _takes(worker: WorkerRow, priority: int) -> bool:
-    try:
-        return worker.priorities is None or priority in parse_priorities(worker.priorities)
-    except BadOption:
-        return True
 
 
 def ask(desk: Desk, workers: Sequence[WorkerRow], controls: Controls) -> Asker:

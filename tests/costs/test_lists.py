@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 import pytest
 
+from dray.care import Care
 from dray.job import State, name_hash
+from dray.settings import load
 from dray.store import promote
 from dray.store.filters import Filter
 from tests.costs.bed import Bed
@@ -67,6 +69,8 @@ LOOKS: dict[str, Look] = {
     "by a task and a queue": listed({"task": "rare", "queue": "default", "state": "failed"}, rows=0),
     "by a task that never was": listed({"task": "none", "state": "succeeded,failed,cancelled"}, rows=0),
     "what is due": lambda bed: bed.store.database.once(lambda connection: promote.next_due(connection, bed.store.tables)),
+    "what is kept": lambda bed: bed.store.desk.count_kept(State.SUCCEEDED, -1e6, cap=200),
+    "what is stuck": lambda bed: Care(bed.store, load({})).stuck(),
 }
 # By these, MySQL, without indexes of some rows only, gathers up to a limit, or walks.
 WAITING: dict[str, Look] = {

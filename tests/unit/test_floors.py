@@ -27,6 +27,7 @@ FLOORS: list[set[str]] = [
         "settings",
         "kinds",
         "events",
+        "pids",
         "codec",
         "payload",
         "shapes",
@@ -36,6 +37,12 @@ FLOORS: list[set[str]] = [
         "redact",
         "rollup",
         "selection",
+        "command",
+        "capture",
+        "warden",
+        "stacks",
+        "single",
+        "standing",
     },
     # 2 the door
     {"store.base", "store.board", "store.codes"},
@@ -73,14 +80,14 @@ FLOORS: list[set[str]] = [
         "store.failures",
         "store.finish",
     }
-    | {"store.settle", "store.sweep", "store.expire", "store.rescue", "store.promote"}
+    | {"store.settle", "store.sweep", "store.expire", "store.rescue", "store.promote", "store.orders"}
     | {"store.control", "store.controls", "store.workers", "store.waits", "store.listing", "store.read"}
-    | {"store.output", "store.prune"}
+    | {"store.output", "store.prune", "store.stuck"}
     | {"store.roster", "store.desk", "store.caller", "store.vitals", "store.sql"},
     # 4 the doorkeeper
     {"store"},
     # 5 one run
-    {"task", "hooks", "runner", "context", "handle", "sender", "bulk", "lane"},
+    {"task", "examples", "hooks", "runner", "context", "handle", "sender", "bulk", "lane", "grip", "transaction"},
     # 6 what the engine is made of
     {
         "app",
@@ -96,26 +103,37 @@ FLOORS: list[set[str]] = [
         "slots",
         "stock",
         "item",
-        "standing",
-        "stacks",
-        "single",
+        "deadlines",
+        "programs",
+        "wire",
+        "children",
+        "executors",
+        "fleet",
         "tally",
         "mail",
         "webhook",
         "notify",
     }
-    | {"why", "admin", "doctor"},
+    | {"why", "takers", "admin", "care", "stuck", "doctor"},
     # 7 the engine
     {"worker", "exchange", "upkeep", "discover"},
     # 8 faces
-    {"cli.*", "testing.*", "demo", "demo.*"},
+    {"child", "cli.*", "testing.*", "demo", "demo.*"},
     # 9 doors to the street
     {"cli", "testing", "", "__main__"},
 ]
 
 # Steps on one floor, one by one. They must not go in a circle.
 NEIGHBOURS: dict[str, set[str]] = {
-    "slots": {"item"},
+    "deadlines": {"item"},
+    "children": {"wire"},
+    "store.orders": {"store.tables", "store.workers"},
+    "fleet": {"app"},
+    "grip": {"context"},
+    "executors": {"children", "programs", "deadlines", "item"},
+    "cli.process": {"cli.care", "cli.run", "cli.opening", "cli.words", "cli.options", "cli.facts"},
+    "cli.fleet": {"cli.words", "cli.opening", "cli.options", "cli.output", "cli.facts"},
+    "slots": {"children", "deadlines", "executors", "stacks", "item"},
     "store.pick": {"store.tables", "store.claim"},
     "store.failures": {"store.tables", "store.rows"},
     "cli.errors": {"cli.words", "cli.output", "cli.options", "cli.opening", "cli.facts"},
@@ -136,7 +154,7 @@ NEIGHBOURS: dict[str, set[str]] = {
     "finisher": {"item", "tally", "slots"},
     "obedience": {"item", "slots"},
     "job": {"errors", "report"},
-    "options": {"errors", "job"},
+    "options": {"durations", "errors", "job"},
     "durations": {"errors"},
     "urls": {"errors"},
     "settings": {"kinds"},
@@ -186,9 +204,10 @@ NEIGHBOURS: dict[str, set[str]] = {
     "store.listing": {"store.tables", "store.filters"},
     "store.read": {"store.tables", "store.lanes", "store.listing", "store.filters"},
     "store.prune": {"store.control", "store.tables", "store.workers"},
+    "store.stuck": {"store.lanes", "store.promote", "store.tables"},
     "store.rescue": {"store.attempts", "store.owed", "store.tables", "store.claim", "store.finish", "store.workers"},
     "store.caller": {"store.owed", "store.settle", "store.wakeup"},
-    "store.roster": {"store.connect", "store.tables", "store.wakeup", "store.workers"},
+    "store.roster": {"store.orders", "store.controls", "store.connect", "store.tables", "store.wakeup", "store.workers"},
     "store.desk": {
         "store.failures",
         "store.rollups",
@@ -199,7 +218,7 @@ NEIGHBOURS: dict[str, set[str]] = {
         "store.wakeup",
     }
     | {"store.control", "store.controls", "store.edges", "store.gates", "store.output", "store.prune", "store.read"}
-    | {"store.unique", "store.waits"},
+    | {"store.stuck", "store.unique", "store.waits"},
     "store.vitals": {"store.connect", "store.tables"},
     "store.sql": {
         "store.pick",
@@ -212,7 +231,7 @@ NEIGHBOURS: dict[str, set[str]] = {
         "store.wakeup",
         "store.schema",
     }
-    | {"store.add", "store.claim", "store.finish", "store.settle", "store.rescue", "store.promote"}
+    | {"store.add", "store.claim", "store.finish", "store.settle", "store.rescue", "store.promote", "store.orders"}
     | {
         "store.cover",
         "store.expire",
@@ -225,13 +244,16 @@ NEIGHBOURS: dict[str, set[str]] = {
         "store.caller",
     },
     "task": {"hooks", "context"},
+    "examples": {"context", "task"},
     "runner": {"hooks", "context", "task"},
     "lease": {"heartbeat"},
-    "worker": {"exchange", "upkeep"},
+    "worker": {"discover", "exchange", "upkeep"},
     "app": {"waits"},
-    "why": {"doctor"},
-    "admin": {"app", "doctor", "waits", "why"},
-    "doctor": {"app"},
+    "why": {"takers"},
+    "stuck": {"takers"},
+    "care": {"stuck"},
+    "admin": {"app", "care", "doctor", "waits", "why"},
+    "doctor": {"app", "takers"},
     "cli.opening": {"cli.options"},
     "cli.run": {"cli.options", "cli.words"},
     "cli.enqueue": {"cli.options", "cli.words", "cli.detail", "cli.facts"},
@@ -242,6 +264,8 @@ NEIGHBOURS: dict[str, set[str]] = {
     "cli.bulk": {"cli.words", "cli.facts", "cli.opening", "cli.output"},
     "cli.stats": {"cli.done", "cli.options", "cli.words", "cli.facts", "cli.opening", "cli.output"},
     "cli.ops": {"cli.options", "cli.words", "cli.facts", "cli.opening", "cli.output"},
+    "cli.care": {"cli.options", "cli.words", "cli.facts", "cli.opening", "cli.output"},
+    "cli.example": {"cli.options", "cli.words", "cli.facts", "cli.opening", "cli.output"},
     "cli.demo": {"cli.options", "demo.run"},
     "cli.detail": {"cli.words", "cli.output"},
     "cli.facts": {"cli.words"},

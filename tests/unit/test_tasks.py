@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from dray import Context, Dray, Permanent, Retry, Task
+from dray.cli.example import _failed
 from dray.errors import BadArguments, BadOption, CodecError, TaskError, UnknownTask
+from dray.examples import EXAMPLE, example
 from dray.job import Added, Claim, Flag, NewJob, State
 from dray.options import Options
 from dray.task import Definition
@@ -70,7 +72,7 @@ def test_a_task_is_still_an_ordinary_function(app: Dray) -> None:
 def test_a_task_has_a_name_of_its_own_if_given_one(app: Dray) -> None:
     app.task(name="sums.add", aliases=["plus", "add"])(add)
     assert [one.name for one in app.registry] == ["sums.add"]
-    assert {*app.registry.known()} == {"sums.add", "plus", "add"}
+    assert {*app.registry.known()} == {"sums.add", "plus", "add", EXAMPLE}
     for name in ("sums.add", "plus", "add"):
         assert app.registry.find(name) is definition(app, "sums.add")
     assert app.using().bind("plus", 1).job.task == "sums.add"  # a new job is stored under the new name
@@ -93,7 +95,7 @@ def test_two_tasks_cannot_share_a_name(app: Dray) -> None:
             app.task(**options)(other)
         assert "test_tasks.add" in str(caught.value)
         assert "test_tasks.other" in str(caught.value)
-    assert {*app.registry.known()} == {"same", "former"}  # nothing is half registered
+    assert {*app.registry.known()} == {"same", "former", EXAMPLE}  # nothing is half registered
 
 
 def other() -> None: ...
@@ -152,7 +154,7 @@ def test_what_cannot_be_a_task_is_refused(app: Dray, target: Any, words: str) ->
     ("options", "words"),
     [
         ({"queu": "mail"}, "did you mean 'queue'"),
-        ({"zzz": 1}, "there are name, queue"),
+        ({"zzz": 1}, "there are queue, priority"),
         ({"name": ""}, "task name"),
         ({"name": " "}, "task name"),
         ({"name": "x" * 201}, "1 to 200 characters"),
@@ -437,3 +439,38 @@ def test_a_policy_says_how_often_and_an_enqueue_may_say_otherwise(app: Dray, sto
     endless.using(max_attempts=2).enqueue(1)
     assert [job.max_attempts for job in store.jobs] == [None, 2]
     assert Options().max_attempts is None
+
+
+# --- what every app has -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.rows("S1.53", "S1.54")
+def test_every_app_has_the_example_and_it_does_not_count(app: Dray, store: Counting) -> None:
+    assert (len(app.registry), list(app.registry)) == (0, [])
+    assert "dray.example" in app.registry.known()
+    app.enqueue("dray.example", number=3)
+    assert store.jobs[0].task == "dray.example"
+    with pytest.raises(BadArguments):
+        app.enqueue("dray.example", nonsense=3)
+    with pytest.raises(UnknownTask):
+        app.enqueue("dray.other")
+
+
+def test_the_example_is_an_ordinary_function() -> None:
+    assert example(number=7, message="hello") == "hello 7"
+    with pytest.raises(Permanent):
+        example(fails=True)
+
+
+@pytest.mark.parametrize("options", [{"name": "dray.example"}, {"name": "dray.mine"}, {"aliases": ["dray.mine"]}])
+def test_names_of_drays_own_are_not_given_away(app: Dray, options: dict[str, Any]) -> None:
+    with pytest.raises(TaskError, match="Dray's own"):
+        app.task(**options)(nothing)
+
+
+def nothing() -> None: ...
+
+
+@pytest.mark.parametrize(("part", "of", "fail"), [(0.2, 5, 1), (0.29, 100, 29), (0.1, 30, 3), (1.0, 7, 7), (0.0, 7, 0)])
+def test_so_many_fail_as_were_asked_for(part: float, of: int, fail: int) -> None:
+    assert _failed(of, part) == fail

@@ -25,6 +25,7 @@ from dray.errors import (
     UnknownJob,
     UnknownTask,
     UnknownWorker,
+    WorkerLives,
 )
 
 OK, FAILED, USAGE, NOT_FOUND, CONFLICT, SCHEMA, UNREACHABLE, TIMED_OUT, INTERRUPTED = 0, 1, 2, 3, 4, 5, 69, 124, 130
@@ -35,6 +36,7 @@ EXIT_CODES: tuple[tuple[type[DrayError], int], ...] = (
     (UnknownWorker, NOT_FOUND),
     (UnknownTask, NOT_FOUND),
     (IllegalMove, CONFLICT),
+    (WorkerLives, CONFLICT),
     (Conflict, CONFLICT),
     (JobFailed, FAILED),
     (NotFinished, TIMED_OUT),
@@ -77,11 +79,14 @@ VERBS = {
     "start": Place("dray.cli.fleet:start", "Let workers work again after stop --stay."),
     "reload": Place("dray.cli.fleet:reload", "Let workers begin anew with new code."),
     "stack": Place("dray.cli.fleet:stack", "Show where running jobs are."),
+    "stuck": Place("dray.cli.care:stuck", "Show what does not move, and what to do about it."),
+    "rescue": Place("dray.cli.care:rescue", "Take back the jobs of dead workers."),
     "stats": Place("dray.cli.stats:stats", "Show how things are, or check it."),
     "errors": Place("dray.cli.errors:errors", "Show what fails, alike with alike."),
     "notify": Place("dray.cli.errors:notify", "Tell people of failures now, or try it out."),
     "doctor": Place("dray.cli.ops:doctor", "Find out what is wrong, and how to mend it."),
     "prune": Place("dray.cli.ops:prune", "Delete jobs that ended long ago."),
+    "example": Place("dray.cli.example:example", "Enqueue jobs to try an installation with."),
     "demo": Place("dray.cli.demo:demo", "See it work, with nothing to set up."),
 }
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import click
 
 from dray.admin import Admin
+from dray.care import Pruned
 from dray.cli.facts import print_json
 from dray.cli.opening import look_for_app, open_admin, wants_json
 from dray.cli.options import duration, option, verb
@@ -23,6 +24,10 @@ from dray.store.read import CAP
 UNHEALTHY, UNCONFIRMED = 1, 2
 STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
 ENDS = [state for state in State if state in ENDED]
+KEPT_FOR = {
+    "needed": "jobs that have not ended depend on how they ended",
+    "halting": "their group stands still because of them: dray groups --stuck",
+}
 END_WORDS = [str(state) for state in ENDS]  # click would offer the names of the enum
 
 
@@ -130,16 +135,20 @@ def _variables(root: click.Context) -> Iterator[str]:
 @option("--dry-run", is_flag=True, help="Only say how many there are.")
 @option("-y", "--yes", is_flag=True, help="Do not ask; needed where there is no terminal.")
 def prune(older_than: float | None, defaults: bool, states: tuple[str, ...], dry_run: bool, yes: bool) -> int:
-    """Delete jobs that ended long ago, with their attempts, labels and logs. Workers do so too, as the settings say."""
+    """Delete jobs that ended long ago, with their attempts, labels and logs. Workers do so too, as the settings say.
+
+    What something still refers to is kept, and counted: jobs on whose end others depend that have not ended, and
+    failed jobs for which their group stands still.
+    """
     if (older_than is None) is not defaults:
         raise BadOption("how old? Give --older-than 14d, or --defaults for what the settings keep")
-    admin, chosen = open_admin(), [State(state) for state in states] or ENDS
+    care, chosen = open_admin().care, [State(state) for state in states] or ENDS
     if dry_run or not yes:
-        found = admin.prune(older_than, chosen, dry_run=True)
+        found = care.prune(older_than, chosen, dry_run=True)
         if dry_run:
             _report(found, dry_run=True)
             return 0
-        if any(found.values()) and not _confirmed(found, older_than):
+        if any(found.gone.values()) and not _confirmed(found, older_than):
             return UNCONFIRMED
     watched = sys.stderr.isatty()
 
@@ -147,14 +156,14 @@ def prune(older_than: float | None, defaults: bool, states: tuple[str, ...], dry
         if watched:
             click.echo(f"\r{number:,} {state} ", err=True, nl=False)
 
-    gone = admin.prune(older_than, chosen, on_progress=progress)
+    gone = care.prune(older_than, chosen, on_progress=progress)
     if watched:
         click.echo("\r\x1b[K", err=True, nl=False)
     _report(gone, dry_run=False)
     return 0
 
 
-def _confirmed(found: Mapping[State, int], older_than: float | None) -> bool:
+def _confirmed(found: Pruned, older_than: float | None) -> bool:
     _list(found, err=True)
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         note("dray: delete them? There is nobody to ask: add --yes, or look with --dry-run")
@@ -166,15 +175,20 @@ def _confirmed(found: Mapping[State, int], older_than: float | None) -> bool:
     return False
 
 
-def _report(numbers: Mapping[State, int], *, dry_run: bool) -> None:
+def _report(found: Pruned, *, dry_run: bool) -> None:
     if wants_json():
-        print_json({"dry_run": dry_run, "pruned": {str(state): number for state, number in numbers.items()}})
+        kept = {str(state): some._asdict() for state, some in found.kept.items()}
+        print_json({"dry_run": dry_run, "pruned": {str(state): number for state, number in found.gone.items()}, "kept": kept})
         return
-    _list(numbers, err=False)
+    _list(found, err=False)
     if dry_run:
         note("dry run: nothing changed")
 
 
-def _list(numbers: Mapping[State, int], *, err: bool) -> None:
-    for state, number in numbers.items():
+def _list(found: Pruned, *, err: bool) -> None:
+    for state, number in found.gone.items():
         click.echo(f"{state:10} {count(number, CAP):>10}", err=err)
+    for state, some in found.kept.items():
+        for reason, kept in some._asdict().items():
+            if kept:
+                click.echo(f"{state:10} {count(kept, CAP):>10}  kept: {KEPT_FOR[reason]}", err=err)

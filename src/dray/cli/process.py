@@ -10,10 +10,10 @@ import click
 from dray.admin import Admin
 from dray.app import Dray
 from dray.calls import call_text
+from dray.cli.care import Progress
 from dray.cli.facts import as_json, job_facts, print_json
 from dray.cli.opening import wants_json
 from dray.cli.options import PATH, duration, given, option, setting, size, verb
-from dray.cli.output import note
 from dray.cli.run import already_running, log_to_stderr
 from dray.cli.words import jobs_word
 from dray.discover import Found, require_app
@@ -29,7 +29,7 @@ FAILED = 1
 
 @verb(
     "process",
-    "* * * * *  dray process -A shop:app           in a crontab",
+    "dray process -A shop:app                      each minute, by cron",
     "dray process -A shop:app mail --max-time 50s",
     "dray process -A shop:app --no-work            only what is due, lost or unsettled",
 )
@@ -70,7 +70,7 @@ def process(
         ended = dict(worker.tally.by_state)
         if code:
             return code
-    Admin(app).care.rescue(_say_waiting)
+    Admin(app).care.rescue(Progress())
     if wants_json():
         print_json({"ended": {str(state): number for state, number in ended.items()}})
     else:

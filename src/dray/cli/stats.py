@@ -17,11 +17,11 @@ from dray.cli.opening import open_admin, wants_json
 from dray.cli.options import duration, option, verb
 from dray.cli.output import Cell, Column, note, on_terminal, print_table
 from dray.cli.words import about, count, one_line
-from dray.doctor import serves
 from dray.durations import parse_duration
 from dray.errors import BadOption
 from dray.job import State
 from dray.store.read import CAP, QueueCount
+from dray.takers import serves
 
 UNHEALTHY = 1
 BAR = 20  # characters of the longest queue's bar

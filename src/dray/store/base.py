@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
 from dray.job import Added, Change, Claim, Finish, Flag, JobRow, Lease, NewJob, Ready, State
 from dray.selection import Choice, TaskFilter
-from dray.store.board import NoticeBoard, OrderBoard, RollupBoard
+from dray.store.board import Bell, NoticeBoard, OrderBoard, RollupBoard
 
 
 class Finished(NamedTuple):
@@ -42,8 +42,19 @@ class Promoted(Protocol):
     def next_in(self) -> float | None: ...
 
 
+class Freed(NamedTuple):
+    """A job that rescue took from a dead worker, and what became of it; `why`: its error if it failed."""
+
+    id: int
+    task: str
+    queue: str
+    worker_id: int | None
+    state: State
+    why: str | None = None
+
+
 class Rescued(Protocol):
-    """What one pass of rescue did: how many jobs it freed, those that are ready again, those that failed for good."""
+    """What one pass of rescue did: how many jobs it freed, those that are ready again, those that failed for good; all."""
 
     @property
     def freed(self) -> int: ...
@@ -51,6 +62,8 @@ class Rescued(Protocol):
     def ready(self) -> Sequence[Ready]: ...
     @property
     def failed(self) -> Sequence[int]: ...
+    @property
+    def jobs(self) -> Sequence[Freed]: ...
 
 
 class Moved(Protocol):
@@ -337,16 +350,12 @@ class Roster(OrderBoard, Protocol):
         """The workers, the newest first."""
         ...
 
-    def heartbeat_plan(self, worker_id: int) -> Mapping[str, object]:
-        """All that the heartbeat process has to know, as JSON can carry it: how to connect, and what to say."""
+    def sign(self) -> None:
+        """Write something: it proves that beats can be written too, so that a silence is the worker's own."""
         ...
 
-
-class Bell(Protocol):
-    """A hint, and nothing more: who misses it finds the job by looking."""
-
-    def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Call the listener whenever this process has made a job ready, after the commit; returns how to stop that."""
+    def heartbeat_plan(self, worker_id: int) -> Mapping[str, object]:
+        """All that the heartbeat process has to know, as JSON can carry it: how to connect, and what to say."""
         ...
 
 

@@ -113,3 +113,11 @@ class OrderBoard(Protocol):
     def report(self, worker_id: int, *, paused: bool, memory: int, done: int) -> None:
         """Write down how a worker is: its memory in KiB, and how many jobs it has done."""
         ...
+
+
+class Bell(Protocol):
+    """A hint, and nothing more: who misses it finds the job by looking."""
+
+    def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call the listener whenever this process has made a job ready, after the commit; returns how to stop that."""
+        ...

@@ -18,6 +18,7 @@ from dray.store.tables import Tables
 from dray.store.workers import ALIVE
 
 GENERATION, QUEUE, TICK, STOP = range(4)  # kinds of rows
+WATCHED = "watched"  # the tick of those who watch the beats of others
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +116,15 @@ def make_row(connection: Connection, tables: Tables, kind: int, name: str, until
     )
     values = {"kind": kind, "hash": 0 if kind == GENERATION else name_hash(name), "name": name, "until": until}
     connection.execute(tables.text(statement), values)
+
+
+def sign(connection: Connection, tables: Tables) -> None:
+    """Write down that somebody was here, and nothing else."""
+    table = tables.controls
+    mine = and_(table.c.kind == TICK, table.c.name_hash == name_hash(WATCHED))
+    seen = update(table).where(mine).values(changed_at=tables.now())
+    if connection.execute(seen).rowcount == 0:
+        make_row(connection, tables, TICK, WATCHED)
 
 
 def obey(connection: Connection, tables: Tables, worker_id: int, generation: int) -> None:

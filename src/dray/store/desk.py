@@ -11,7 +11,7 @@ from sqlalchemy import Connection, select
 from dray.job import Flag, JobRow, Lease, Ready, State, name_hash
 from dray.rollup import Numbers
 from dray.stations import GROUP, gate_hash
-from dray.store import control, controls, edges, failures, gates, notices, output, prune, read, rollups, unique, waits
+from dray.store import control, controls, edges, failures, gates, notices, output, prune, read, rollups, stuck, unique, waits
 from dray.store.board import Rollup
 from dray.store.codes import EPOCH, STATE, instant
 from dray.store.connect import Database
@@ -20,8 +20,10 @@ from dray.store.controls import Controls
 from dray.store.failures import ErrorKind
 from dray.store.notices import Taken
 from dray.store.output import Line, OutputLine
+from dray.store.prune import Kept
 from dray.store.read import AttemptRow, Filter, QueueCount
 from dray.store.settle import Settler
+from dray.store.stuck import Head, Runs, Waits
 from dray.store.tables import Tables
 from dray.store.waits import Line as GroupLine
 from dray.store.waits import Need, Shares
@@ -239,6 +241,28 @@ class Desk:
         """Groups that stand still because of a failed job."""
         return self._look(lambda connection: waits.halted(connection, self._tables))
 
+    # --- what may be stuck ----------------------------------------------------------------------------------------------
+
+    def runs(self, limit: int) -> list[Runs]:
+        """The jobs that run, each with the silence of its worker."""
+        return self._look(lambda connection: stuck.runs(connection, self._tables, limit))
+
+    def heads(self) -> list[Head]:
+        """Every queue and priority with ready jobs, and since when it has some."""
+        return self._look(lambda connection: stuck.heads(connection, self._tables))
+
+    def lane(self, head: Head, older_than: float, limit: int) -> list[Waits]:
+        """The jobs of one of them that have been ready for longer than so many seconds, the longest first."""
+        return self._look(lambda connection: stuck.lane(connection, self._tables, head, older_than, limit))
+
+    def parked(self, limit: int) -> list[list[Waits]]:
+        """The jobs that no worker knew how to run, task by task, up to `limit` of each."""
+        return self._look(lambda connection: list(stuck.parked(connection, self._tables, limit)))
+
+    def overdue(self, older_than: float, limit: int) -> list[Waits]:
+        """The jobs whose time came more than so many seconds ago."""
+        return self._look(lambda connection: stuck.overdue(connection, self._tables, older_than, limit))
+
     # --- output and age -------------------------------------------------------------------------------------------------
 
     def write_output(self, lines: Sequence[Line]) -> None:
@@ -260,6 +284,10 @@ class Desk:
     def count_prunable(self, state: State, older_than: float, cap: int = 10_000) -> int:
         """How many jobs `prune_batch` would delete in all, counted up to cap + 1."""
         return self._look(lambda connection: prune.count_prunable(connection, self._tables, state, older_than, cap))
+
+    def count_kept(self, state: State, older_than: float, cap: int = 10_000) -> Kept:
+        """How many of the oldest of them are kept, because something refers to them; counted up to cap + 1."""
+        return self._look(lambda connection: prune.count_kept(connection, self._tables, state, older_than, cap))
 
     def prune_gates(self, older_than: float) -> int:
         """Delete the rows of groups and limits made more than so many seconds ago that no job uses; gives how many."""

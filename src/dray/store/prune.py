@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, Select, func, literal_column, select
+from typing import Any, NamedTuple
+
+from sqlalchemy import Column, ColumnElement, Connection, ScalarSelect, Select, case, func, literal_column, select
 
 from dray.errors import BadOption
 from dray.job import State
@@ -11,6 +13,18 @@ from dray.store.tables import Tables
 from dray.store.workers import ALIVE
 
 BATCH = 1000
+_FREE, _NEEDED, _HALTING = range(3)
+
+
+class Kept(NamedTuple):
+    """Old jobs that are kept because something still refers to them.
+
+    needed      other jobs that have not ended depend on how they ended
+    halting     their group stands still because of them
+    """
+
+    needed: int
+    halting: int
 
 
 def prune_batch(connection: Connection, tables: Tables, state: State, older_than: float, limit: int = BATCH) -> int:
@@ -67,17 +81,42 @@ def prune_workers(connection: Connection, tables: Tables, older_than: float, lim
     return connection.execute(tables.text(statement), {"doc": document(ids)}).rowcount
 
 
+def count_kept(connection: Connection, tables: Tables, state: State, older_than: float, cap: int = 10_000) -> Kept:
+    """How many of the jobs that are old enough `prune_batch` leaves, and why; for a job with two reasons the first one counts.
+
+    Looks at the oldest `cap` plus one. What is kept is the oldest, so after a prune these are all, if they are not more.
+    """
+    history = tables.history
+    oldest = _aged(tables, state, older_than, history.c.id, history.c.group_hash)
+    old = oldest.order_by(history.c.finished_at, history.c.id).limit(cap + 1).subquery()
+    needed, halting = (some.is_not(None) for some in _uses(tables, old.c.id, old.c.group_hash))
+    reason = case((needed, _NEEDED), (halting, _HALTING), else_=_FREE).label("reason")
+    reasons = select(reason).select_from(old).subquery()
+    counts = {row[0]: row[1] for row in connection.execute(select(reasons.c.reason, func.count()).group_by(reasons.c.reason))}
+    return Kept(counts.get(_NEEDED, 0), counts.get(_HALTING, 0))
+
+
 def _old(tables: Tables, state: State, older_than: float) -> Select[tuple[int]]:
+    history = tables.history
+    # One by one, as far as is wanted: joined with them, all edges would be read.
+    uses = _uses(tables, history.c.id, history.c.group_hash)
+    return _aged(tables, state, older_than, history.c.id).where(*[some.is_(None) for some in uses])
+
+
+def _aged(tables: Tables, state: State, older_than: float, *columns: Column[Any]) -> Select[Any]:
     if not state.ended:
         raise BadOption(f"only ended jobs can be pruned; {state} is not an end")
     history = tables.history
     before = tables.fixed_now() - _microseconds(older_than)
+    return select(*columns).where(history.c.state == STATE[state], history.c.finished_at < before)
+
+
+def _uses(tables: Tables, id: ColumnElement[int], group: ColumnElement[int]) -> tuple[ScalarSelect[int], ScalarSelect[int]]:
+    """What still refers to an ended job: a live one that waits for it or has yet to see how it ended, and its group."""
     edges, jobs, halts = tables.edges, tables.jobs, tables.halts
-    needed = select(edges.c.job_id).join_from(edges, jobs, jobs.c.id == edges.c.job_id).where(edges.c.needs_id == history.c.id)
-    halting = select(halts.c.job_id).where(halts.c.group_hash == history.c.group_hash, halts.c.job_id == history.c.id)
-    old = select(history.c.id).where(history.c.state == STATE[state], history.c.finished_at < before)
-    # One by one, as far as is wanted: joined with them, all edges would be read.
-    return old.where(*[some.limit(1).scalar_subquery().is_(None) for some in (needed, halting)])
+    needed = select(edges.c.job_id).join_from(edges, jobs, jobs.c.id == edges.c.job_id).where(edges.c.needs_id == id)
+    halting = select(halts.c.job_id).where(halts.c.group_hash == group, halts.c.job_id == id)
+    return needed.limit(1).scalar_subquery(), halting.limit(1).scalar_subquery()
 
 
 def _microseconds(seconds: float) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -11,8 +11,9 @@ from msgspec.structs import replace
 from sqlalchemy import Connection, Row
 
 from dray.job import Change, Claim, Died, Finish, Lease, Ready, State
-from dray.lifecycle import DEFAULT_RETRY, decide
+from dray.lifecycle import DEFAULT_RETRY, decide, heed
 from dray.store.attempts import recorded
+from dray.store.base import Freed
 from dray.store.claim import CLAIM_COLUMNS
 from dray.store.finish import finish
 from dray.store.owed import Owed
@@ -21,11 +22,12 @@ from dray.store.workers import ALIVE, Beat
 
 
 class Rescued(NamedTuple):
-    """What one pass did: how many jobs it freed, those that are ready again, and those that failed for good."""
+    """What one pass did: how many jobs it freed, those that are ready again, those that failed for good, and each of them."""
 
     freed: int
     ready: list[Ready]
     failed: list[int]
+    jobs: Sequence[Freed] = ()
 
 
 # Arguments are not needed to judge a death, and may be large. The sum keeps planners, who believe that one is soon met with,
@@ -57,7 +59,14 @@ def rescue(connection: Connection, tables: Tables, limit: int = 500) -> tuple[Re
     finishes = [_freed(row, known) for row in rows]
     done = finish(connection, tables, finishes)
     failed = [one.claim.id for one in finishes if one.change.state is State.FAILED and one.claim.lease in done.accepted]
-    return Rescued(len(done.accepted), done.ready, failed), done.owed
+    jobs = [_told(one) for one in finishes if one.claim.lease in done.accepted]
+    return Rescued(len(done.accepted), done.ready, failed, jobs), done.owed
+
+
+def _told(one: Finish) -> Freed:
+    # The flags were read under the lock, so this is what the finish made of it too.
+    claim, change = one.claim, heed(one.change, one.claim.flags)
+    return Freed(claim.id, claim.task, claim.queue, claim.worker_id, change.state, change.error)
 
 
 def _freed(row: Row[Any], known: Mapping[Lease, Change]) -> Finish:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dray.store import orders, workers
+from dray.store import controls, orders, workers
 from dray.store.connect import Database
 from dray.store.orders import Order, Orders
 from dray.store.tables import Tables
@@ -79,6 +79,17 @@ class Roster:
         self._database.once(
             lambda connection: orders.report(connection, self._tables, worker_id, paused=paused, memory=memory, done=done)
         )
+
+    def find(self, worker_id: int) -> WorkerRow | None:
+        """One worker, alive or not; None when there is none of this id."""
+        found = self._database.once(
+            lambda connection: workers.listing(connection, self._tables, alive_only=False, worker_id=worker_id)
+        )
+        return found[0] if found else None
+
+    def sign(self) -> None:
+        """Write something: it proves that beats can be written too, so that a silence is the worker's own."""
+        self._database.transact(lambda connection: controls.sign(connection, self._tables))
 
     def heartbeat_plan(self, worker_id: int) -> dict[str, object]:
         """All that the heartbeat process has to know. It holds the password: pass it by pipe."""

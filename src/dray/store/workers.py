@@ -124,12 +124,16 @@ def leave(connection: Connection, tables: Tables, worker_id: int) -> bool:
     return connection.execute(statement).rowcount == 1
 
 
-def listing(connection: Connection, tables: Tables, *, alive_only: bool = True, limit: int = 1000) -> list[WorkerRow]:
-    """The workers, the newest first."""
+def listing(
+    connection: Connection, tables: Tables, *, alive_only: bool = True, limit: int = 1000, worker_id: int | None = None
+) -> list[WorkerRow]:
+    """The workers, the newest first; or one of them."""
     workers = tables.workers
     query = select(workers, (tables.now() - workers.c.beat_at).label("silent")).order_by(workers.c.id.desc()).limit(limit)
     if alive_only:
         query = query.where(workers.c.state == ALIVE)
+    if worker_id is not None:
+        query = query.where(workers.c.id == worker_id)
     return [
         WorkerRow(
             id=row.id,
