@@ -59,6 +59,8 @@ class Exchange:
         wanted = target - (len(self._items) - waiting) + leaving
         if self._limits.max_jobs is not None:
             wanted = min(wanted, self._limits.max_jobs - self._stock.counted)
+        if self._limits.max_cycles is not None and self._intake.looks >= self._limits.max_cycles:
+            return 0
         # Refill in bulk: one claim for each job that ends would be a transaction for each.
         return wanted if wanted >= target // 4 or not self._slots.buffered() else 0
 

@@ -29,6 +29,7 @@ from dray.obedience import Obedience
 from dray.options import show_priorities
 from dray.outage import Outage
 from dray.pace import Pace
+from dray.probe import Vital
 from dray.process import Inbox, on_signals
 from dray.selection import Choice, TaskFilter
 from dray.settings import SETTINGS, Origin
@@ -126,6 +127,7 @@ class Worker:
         )
         self._telling = [Telling(app)] if upkeep else []
         self._upkeep = Upkeep(app, tell=self._wake, may_judge=self._lease.may_start) if upkeep else None
+        self.vital = Vital(self._lease.age, lambda: self._exchange.wants() > 0 and self._may_start(), settings.ttl)
         self._began = 0.0
         self._begin_anew = begin_anew
         self._has_paused = False
@@ -217,6 +219,7 @@ class Worker:
         self.worker_id = self._lease.take(
             queues=queues, concurrency=self.concurrency, priorities=shown, tasks=self._tasks.show()
         )
+        self.vital.worker_id = self.worker_id
         self._obedience = Obedience(self.store.desk, self.worker_id, self._intake.pickup)
         self._obedience.listen(())  # before anything is claimed
         self._heed_stop()
@@ -230,7 +233,9 @@ class Worker:
             self._check_limits()
             self._heed_pause()
             self._exchange.return_stale()
+            self.vital.turned()
             if self._exchange.pass_on(self.worker_id):
+                self.vital.answered()
                 self._outage.is_over(self.worker_id)
             if self._obedience.is_due():
                 self._exchange.give_back(self._obedience.listen(self.items.values()), "its queue is paused")

@@ -38,6 +38,7 @@ FLOORS: list[set[str]] = [
         "rollup",
         "selection",
         "command",
+        "probe",
         "capture",
         "warden",
         "stacks",

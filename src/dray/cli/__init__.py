@@ -81,6 +81,7 @@ VERBS = {
     "stack": Place("dray.cli.fleet:stack", "Show where running jobs are."),
     "stuck": Place("dray.cli.care:stuck", "Show what does not move, and what to do about it."),
     "rescue": Place("dray.cli.care:rescue", "Take back the jobs of dead workers."),
+    "probe": Place("dray.cli.probe:probe", "Say whether a worker is well."),
     "stats": Place("dray.cli.stats:stats", "Show how things are, or check it."),
     "errors": Place("dray.cli.errors:errors", "Show what fails, alike with alike."),
     "notify": Place("dray.cli.errors:notify", "Tell people of failures now, or try it out."),

@@ -94,7 +94,7 @@ def run(ids: tuple[int, ...], force: bool, dry_run: bool) -> int:
     A job that runs elsewhere is left alone. What a job waits for, and whether its queue is paused, is passed over with --force:
     meant for finding out what is wrong with one.
     """
-    found = _open(1)
+    found = _open(1, quiet=True)
     app, admin = found.app, Admin(found.app)
     rows = [admin.job(job_id, lines=0).row for job_id in ids]
     for row in rows:
@@ -115,9 +115,9 @@ def run(ids: tuple[int, ...], force: bool, dry_run: bool) -> int:
     return code or (0 if all(row.state is State.SUCCEEDED for row in rows) else FAILED)
 
 
-def _open(concurrency: int | None) -> Found:
+def _open(concurrency: int | None, *, quiet: bool = False) -> Found:
     shared = given()
-    level = "debug" if shared.verbose else None
+    level = "debug" if shared.verbose else "warning" if quiet else None
     found = require_app(shared.app, {**shared.settings, "concurrency": concurrency, "log_level": level})
     log_to_stderr(found.app.settings.log_level)
     return found

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from dray import probe
 from dray.app import Dray
 from dray.cli.options import PATH, duration, given, option, setting, size, verb
 from dray.cli.words import facts_line, iso, one_line
@@ -85,6 +86,8 @@ def log_to_stderr(level: str) -> None:
 @option("--single", metavar="NAME", help="Only if no other of this name runs on this host; else end, with exit code 0.")
 @option("--single-strict", is_flag=True, help="With --single: exit code 4 if another runs.")
 @option("--pid-dir", type=PATH, metavar="DIR", help="With --single: where its lock is; by default a folder of this user.")
+@option("--probe-port", metavar="[HOST:]PORT", help="Answer /live and /ready there; without a host, for this host alone.")
+@option("--probe-file", type=PATH, metavar="FILE", help="Keep a file fresh that says how it is; dray probe reads it.")
 @option("--no-upkeep", is_flag=True, help="Leave due jobs, rescue and pruning to other workers.")
 @setting("--grace", variable="DRAY_GRACE", type=duration, metavar="TIME", help="Time that running jobs get at the end.")
 def worker(
@@ -104,6 +107,8 @@ def worker(
     single: str | None,
     single_strict: bool,
     pid_dir: Path | None,
+    probe_port: str | None,
+    probe_file: Path | None,
     no_upkeep: bool,
     grace: float | None,
 ) -> int:
@@ -165,6 +170,10 @@ def worker(
         begin_anew=lambda: begin_anew(lock),
         where=found.name,
     )
+    if probe_port is not None:
+        probe.serve(probe_port, working.vital.facts)
+    if probe_file is not None:
+        probe.write(probe_file, working.vital.facts)
     return working.run()
 
 
