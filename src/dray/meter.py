@@ -77,7 +77,7 @@ class Meter:
 class _Resident:
     """How many bytes this process has in memory. A look is good for a moment: a limit is not asked for each job."""
 
-    EVERY = 0.2  # seconds
+    EVERY = 0.05  # seconds
 
     def __init__(self) -> None:
         self._value, self._at = 0, float("-inf")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from dray.job import Added, Change, Claim, Finish, Flag, JobRow, Lease, NewJob, Ready, State
 from dray.selection import Choice, TaskFilter
-from dray.store.board import Bell, NoticeBoard, OrderBoard, RollupBoard
+from dray.store.board import Bell, CareBoard, NoticeBoard, OrderBoard, RollupBoard
 
 
 class Finished(NamedTuple):
@@ -169,7 +169,7 @@ class EngineStore(Protocol):
         ...
 
 
-class Desk(NoticeBoard, RollupBoard, Protocol):
+class Desk(CareBoard, NoticeBoard, RollupBoard, Protocol):
     """What operators see and do. A move never changes an end, but for `retry`; it is told for each id, in the order asked."""
 
     def cancel(self, ids: Sequence[int], note: str = "cancelled") -> Sequence[Moved]:

@@ -121,3 +121,27 @@ class Bell(Protocol):
     def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Call the listener whenever this process has made a job ready, after the commit; returns how to stop that."""
         ...
+
+
+class CareBoard(Protocol):
+    """What those see and do who look after an installation."""
+
+    def stop_all(self, note: str | None) -> None:
+        """Let no worker work, whenever it was or will be started, until `start_all`."""
+        ...
+
+    def start_all(self) -> bool:
+        """Let workers work again; False: they were not stopped."""
+        ...
+
+    def runs(self, limit: int) -> Sequence[Any]:
+        """The jobs that run, each with the silence of its worker."""
+        ...
+
+    def overdue(self, older_than: float, limit: int) -> Sequence[Any]:
+        """The jobs whose time came more than so many seconds ago."""
+        ...
+
+    def parked(self, limit: int) -> Sequence[Any]:
+        """The jobs that no worker knew how to run, task by task, up to `limit` of each."""
+        ...

@@ -251,9 +251,9 @@ class Tables:
             Column("stack_asked", BigInteger),  # when somebody wanted to see where its jobs are
             Column("stack_at", BigInteger),
             Column("stack", LONG),
-            Column("paused", SmallInteger, nullable=False),
+            Column("paused", SmallInteger),
             Column("memory", BigInteger),  # KiB
-            Column("done", BigInteger, nullable=False),  # jobs that it has ended
+            Column("done", BigInteger),  # jobs that it has ended
             sqlite_autoincrement=True,
         )
 

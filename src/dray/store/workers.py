@@ -72,8 +72,6 @@ def register(
         started_at=now,
         beat_at=now,
         generation=0,
-        paused=0,
-        done=0,
     )
     key = connection.execute(statement).inserted_primary_key
     assert key is not None
@@ -150,7 +148,7 @@ def listing(
             paused=bool(row.paused),
             asked=row.asked,
             memory=None if row.memory is None else row.memory * 1024,
-            done=row.done,
+            done=row.done or 0,
             silent_for=max(0.0, row.silent / 1_000_000),
         )
         for row in connection.execute(query)

@@ -249,9 +249,9 @@ def _workers(steps: Steps) -> Table:
         Column("stack_asked", BigInteger),
         Column("stack_at", BigInteger),
         Column("stack", LONG),
-        Column("paused", SmallInteger, nullable=False),
+        Column("paused", SmallInteger),
         Column("memory", BigInteger),
-        Column("done", BigInteger, nullable=False),
+        Column("done", BigInteger),
         **COUNTED,
     )
 
