@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import io
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
 from dray.context import Context, TimedOut
-from dray.stacks import thread_stack
+from dray.stacks import coroutine_stack, thread_stack
 
 T = TypeVar("T")
 
@@ -91,8 +90,15 @@ class ThreadGrip:
 class LoopGrip:
     """On a coroutine: it is cancelled at its next await."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any], context: Context, thread: int) -> None:
-        self._loop, self._task, self._context, self._thread = loop, task, context, thread
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        task: asyncio.Task[Any],
+        steps: Coroutine[Any, Any, Any],
+        context: Context,
+        thread: int,
+    ) -> None:
+        self._loop, self._task, self._steps, self._context, self._thread = loop, task, steps, context, thread
 
     def time_out(self) -> None:
         self._context.time_is_over = True
@@ -107,9 +113,7 @@ class LoopGrip:
     def stack(self) -> str:
         if asyncio.current_task(self._loop) is self._task:
             return thread_stack(self._thread)  # it keeps the loop from all else
-        text = io.StringIO()
-        self._task.print_stack(file=text)
-        return text.getvalue()
+        return coroutine_stack(self._steps)
 
 
 def _raise_in(thread: int, error: type[BaseException] | None) -> None:

@@ -281,11 +281,11 @@ class Slots:
 
     async def _arun_prepared(self, item: Item, prepared: Prepared) -> None:
         hooks, watch = prepared.hooks, Stopwatch()
-        task, loop = asyncio.current_task(), asyncio.get_running_loop()
-        assert task is not None
-        self.executors.hold(item, prepared.definition, LoopGrip(loop, task, item.context, threading.get_ident()))
         # On an event loop a hook has its limit where it is called; the record is all that has to be made for it here.
         steps = self._runner.arun(prepared, item.context, lambda ran: self._record(item, ran.outcome))
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert task is not None
+        self.executors.hold(item, prepared.definition, LoopGrip(loop, task, steps, item.context, threading.get_ident()))
         if hooks is None or not hooks.after_run:
             self._aend(item, await watch.timed(steps), watch.seconds)
             return

@@ -7,6 +7,7 @@ import threading
 import traceback
 from collections.abc import Mapping
 from types import FrameType
+from typing import Any
 
 
 def stack_of(frame: FrameType | None) -> str:
@@ -17,6 +18,17 @@ def stack_of(frame: FrameType | None) -> str:
 def thread_stack(ident: int) -> str:
     """The stack of one thread; empty if it has ended."""
     return stack_of(sys._current_frames().get(ident))
+
+
+def coroutine_stack(coroutine: Any) -> str:
+    """Where a coroutine waits: its frame, that of what it awaits, and so on."""
+    frames = []
+    while coroutine is not None:
+        frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
+        if frame is not None:
+            frames.append((frame, frame.f_lineno))
+        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
+    return "".join(traceback.StackSummary.extract(iter(frames)).format())
 
 
 def all_stacks(titles: Mapping[int, str]) -> str:

@@ -122,7 +122,7 @@ class Site:
         from dray.job import NewJob
 
         payload = self.app.codec.encode_call(args, options.pop("kwargs", {}))
-        job = NewJob(task=task, queue=options.pop("queue", "default"), args=payload, **options)
+        job = NewJob(task=task, args=payload, **{"queue": "default", "max_attempts": 1, **options})
         return self.app.store.add([job])[0].id
 
     def ended(self, job_id: int, seconds: float = 60) -> Any:

@@ -63,7 +63,8 @@ def test_between_two_looks_nothing_is_taken_whatever_is_heard(site: Site) -> Non
 @rows("S0.42")
 def test_a_worker_that_has_grown_ends_between_jobs(site: Site) -> None:
     (site.folder / "shop.py").write_text(
-        (site.folder / "shop.py").read_text() + "\n@app.task\ndef leak():\n    globals().setdefault('l', []).append(b'x' * 10**8)\n    time.sleep(0.2)\n"
+        (site.folder / "shop.py").read_text()
+        + "\n@app.task\ndef leak():\n    globals().setdefault('l', []).append(b'x' * 10**8)\n    time.sleep(0.2)\n"
     )
     ids = [site.enqueue("leak") for _ in range(20)]
     log = site.dray("worker", "-c", "1", "--max-memory", "400M")
@@ -88,7 +89,6 @@ def test_a_limit_of_time_cuts_no_job(site: Site) -> None:
 
 def test_a_flag_can_be_given_as_a_variable(site: Site) -> None:
     assert "max cycles reached" in site.dray("worker", DRAY_WORKER_ONCE="1")
-
 
 
 # --- one of a name ----------------------------------------------------------------------------------------------------------
@@ -349,4 +349,6 @@ def test_a_failure_is_an_exit_code_and_a_dry_run_runs_nothing(site: Site) -> Non
 
 def test_an_unknown_flag_names_the_help(site: Site) -> None:
     with pytest.raises(subprocess.CalledProcessError):
-        subprocess.run(site._command(("worker", "--nope"), app=True), check=True, cwd=site.folder, env=site.env, capture_output=True)
+        subprocess.run(
+            site._command(("worker", "--nope"), app=True), check=True, cwd=site.folder, env=site.env, capture_output=True
+        )
