@@ -183,6 +183,11 @@ class Claim(msgspec.Struct, frozen=True):
         """Whether it is run behind the head of its group, by the same worker."""
         return self.group_held == FOLLOWS
 
+    @property
+    def out_of_turn(self) -> bool:
+        """Whether it runs by a person's will, though it is not the head of its group."""
+        return self.group_held == 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRow:

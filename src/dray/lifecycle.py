@@ -203,13 +203,15 @@ class Judged(Protocol):
     def flags(self) -> int: ...
     @property
     def follows(self) -> bool: ...
+    @property
+    def out_of_turn(self) -> bool: ...
 
 
 def decide(job: Judged, outcome: Outcome, retry: Retry = DEFAULT_RETRY, chance: Callable[[], float] = random.random) -> Change:
     """Decide what becomes of a job that has just been run. No clock and no database: delays, not instants."""
     change = _decide(job, outcome, retry, chance)
-    if job.follows and change.state is State.READY and not change.counted:
-        # It came this far behind the head of its group, of which nobody knows any more how far it has come.
+    # Behind the head of its group, of which nobody knows any more how far it has come, or out of its turn: back into line.
+    if change.state is State.READY and (job.out_of_turn or (job.follows and not change.counted)):
         return replace(change, state=State.BLOCKED, reason=Reason.GROUP)
     return change
 

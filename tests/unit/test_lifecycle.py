@@ -35,6 +35,7 @@ class Job(NamedTuple):
     max_attempts: int | None = 3
     flags: int = 0
     follows: bool = False
+    out_of_turn: bool = False
 
 
 MINUTE = Retry(attempts=3, wait=lambda attempt: 60.0 * attempt)

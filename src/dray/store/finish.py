@@ -122,15 +122,21 @@ def _consequences(connection: Connection, tables: Tables, finishes: Sequence[Fin
             owed.waiting.add(claim.id)  # perhaps they have all ended already (C66)
         if change.state is State.FAILED and claim.flags & Flag.HALT and claim.group_hash is not None:
             halting.append({"group_hash": claim.group_hash, "job_id": claim.id, "at": tables.now()})
-        owed.gates(None if _keeps_group(change) else claim.group_hash, None if _keeps_limit(change) else claim.limit_hash)
+        owed.gates(None if _keeps_group(one) else claim.group_hash, None if _keeps_limit(change) else claim.limit_hash)
     for halt in halting:
         connection.execute(insert(tables.halts).values(**halt))
     return owed
 
 
-def _keeps_group(change: Change) -> bool:
+def _keeps_group(one: Finish) -> bool:
     """Whether a job keeps its place at the head of its group: nobody passes it while it is tried again (S2.55)."""
-    return not change.state.ended and change.reason not in (Reason.CHILDREN, Reason.GROUP) and not change.leaves_line
+    change = one.change
+    return (
+        not one.claim.out_of_turn
+        and not change.state.ended
+        and change.reason not in (Reason.CHILDREN, Reason.GROUP)
+        and not change.leaves_line
+    )
 
 
 def _keeps_limit(change: Change) -> bool:
@@ -319,7 +325,7 @@ def _put_back_row(one: Finish) -> dict[str, Any]:
         "b": 0 if change.counted else 1,
         "c": 1 if change.crashed else 0,
         "z": 1 if change.snoozed else 0,
-        "gh": 1 if _keeps_group(change) else 2 if change.reason is Reason.GROUP else 0,
+        "gh": 1 if _keeps_group(one) else 2 if change.reason is Reason.GROUP else 0,
         "lh": 1 if _keeps_limit(change) else 0,
         # Suspicion is over once it has run in sight; handing it back unstarted proves nothing.
         "keep": ~int(Flag.SUSPECT) if one.started else -1,
