@@ -39,6 +39,7 @@ NOTICES = "tests/contract/test_notices.py"
 CHOICE = "tests/contract/test_choice.py"
 ROLLUPS = "tests/contract/test_rollups.py"
 HOOKS = "tests/acceptance/test_hooks.py"
+CARE = "tests/contract/test_care.py"
 OUTCOMES = "tests/unit/test_outcomes.py"
 
 
@@ -402,6 +403,28 @@ FAULTS = [
         "just_taking_over",
         "postgresql",
     ),
+    # care
+    Fault("who cannot write may judge", "../care", "            self._roster.sign()\n", "", CARE, "cannot_write"),
+    Fault("the watch goes on for nobody", "../care", "found.spared.append(silent.pop(id))", "pass", CARE, "heard_again"),
+    Fault("a process that lives is buried", "../care", "if where is Whereabouts.LIVES:", "if False:", CARE, "lives_here"),
+    Fault(
+        "a beat after the last is not awaited",
+        "../care",
+        "if watched and beat is not None:",
+        "if False:",
+        CARE,
+        "beat_that_moves",
+    ),
+    Fault("a number is a process", "../care", "process.age < lasted - YOUNGER", "False", CARE, "another_process"),
+    Fault("clocks are believed", "../care", "YOUNGER = 60.0", "YOUNGER = 0.0", CARE, "another_process"),
+    Fault("the ended live", "../pids", 'ENDED = "ZX"', 'ENDED = "-"', CARE, "nobody_has_taken_note"),
+    Fault("another host is this one", "../care", "worker.host != self._host", "False", CARE, "another_host"),
+    Fault("what an operator wanted is not told", "rescue", "heed(one.change, one.claim.flags)", "one.change", CARE, "heeded"),
+    Fault(
+        "a pause is no reason", "../stuck", "all(pause.queue != head.queue for pause in pauses)", "True", CARE, "only_if_nobody"
+    ),
+    Fault("the young are stuck", "stuck", "AND ready_at <= (SELECT {now} - :older)", "", CARE, "only_if_nobody"),
+    Fault("what is kept is not told", "prune", "(halting, _HALTING)", "(halting, _FREE)", CARE, "prune_says"),
     Fault("settling waits for callers", "gates", "columns, skip=True))", "columns))", GATES, "long_transaction", "postgresql"),
 ]
 

@@ -63,12 +63,6 @@ class Move:
     after: State | None
     error: UnknownJob | IllegalMove | Conflict | None = None
 
-    def expect(self) -> Move:
-        """Give it back if the job was moved; raises UnknownJob or IllegalMove."""
-        if self.error is not None:
-            raise self.error
-        return self
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:

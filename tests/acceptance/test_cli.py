@@ -342,6 +342,37 @@ def test_some_ids_can_be_moved_and_some_not(shell: Shell) -> None:
     assert [one["id"] for one in moved["failed"]] == [99]
 
 
+@pytest.mark.rows("S1.51", "C2")
+def test_retry_says_of_each_what_became_of_it_and_ends_honestly(shop: Shell) -> None:
+    shop.run("init")
+    for _ in range(3):
+        shop.run("enqueue", "bad")
+    shop.run("worker", "--burst")
+    waits = shop.out("enqueue", "send", "invoice_id:=1", "--after", "1")
+    asked = shop.run("retry", f"1,2,{waits}", "3,99", "--dry-run", code=1)
+    assert asked.stderr.splitlines()[1:] == [
+        *(f"{id}  failed: would be retried" for id in (1, 2, 3)),
+        f"dray: job {waits} is blocked and cannot be retried",
+        "dray: there is no job 99; it may have been pruned",
+        "dry run: nothing changed",
+    ]
+    told = shop.run("retry", f"1,2, {waits}", "99", code=1)
+    assert told.stdout == "1  failed → ready\n2  failed → ready\n"
+    assert told.stderr.splitlines()[-2:] == [
+        f"dray: job {waits} is blocked and cannot be retried",
+        "dray: there is no job 99; it may have been pruned",
+    ]
+    assert shop.out("retry", "-", stdin="1,3\n2") == "1  ready already\n3  failed → ready\n2  ready already"
+    shop.run("retry", "98,99", code=3)
+    shop.run("retry", "99", "--dry-run", code=3)
+    shop.run("retry", "99", waits, code=4)
+    shop.run("retry", waits, "--dry-run", code=4)
+    assert shop.run("retry", "task:nothing", "--yes").stderr == "a word of the application's own\nno job matches\n"
+    shop.run("worker", "--burst")
+    assert [row["state"] for row in shop.json("jobs", "task:bad")["jobs"]] == ["failed"] * 3, "each has been run once more"
+    assert [len(shop.json("show", id)["attempts"]) for id in ("1", "2", "3")] == [2, 2, 2]
+
+
 def test_a_list_goes_on_where_it_ended(shell: Shell) -> None:
     for number in range(5):
         shell.run("enqueue", "send", f"invoice_id:={number}")

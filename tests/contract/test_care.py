@@ -276,6 +276,7 @@ def test_what_is_ready_is_stuck_only_if_nobody_takes_it(ward: Ward) -> None:
     ]
     assert stuck(ward) == [], "it has just come"
     ward.wait(601)
+    ward.yard.add(queue="it's alone")  # the one before it is stuck, it has just come
     for worker in workers:
         ward.beat(worker)
     assert sorted(stuck(ward)) == [

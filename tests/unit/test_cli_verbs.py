@@ -81,6 +81,8 @@ def test_a_setting_is_not_read_from_its_variable_twice() -> None:
         (["cancel", "state:failed"], "failed jobs cannot be cancelled"),
         (["retry", "state:succeeded"], "succeeded jobs cannot be retried without --force"),
         (["retry", "9" * 30], "is no job id"),
+        (["retry", "1,x"], "'1,x' is no filter"),
+        (["cancel", "1,2", "state:ready"], "ids or a filter, not both"),
         (["retry", "nonsense"], "'nonsense' is no filter"),
         (["stats", "--fail-if", "failed"], "write NAME>NUMBER"),
         (["stats", "--fail-if", "oldest>soon"], "'soon' is no time"),

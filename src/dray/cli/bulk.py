@@ -15,12 +15,13 @@ from dray.cli.facts import print_json
 from dray.cli.opening import open_admin, wants_json
 from dray.cli.output import note
 from dray.cli.words import count, jobs_word, one_line
+from dray.errors import IllegalMove, UnknownJob
 from dray.job import JobRow, State
 from dray.store.filters import Filter
 
 SHOWN = 3  # samples before the question
 COUNTED = 10_000  # jobs that are counted before it; beyond, the number says no more
-FAILED_SOME, UNCONFIRMED = 1, 2
+FAILED_SOME, UNCONFIRMED, NOT_FOUND, CONFLICT = 1, 2, 3, 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,27 +49,51 @@ class Choices:
 
 
 def by_ids(mover: Mover, ids: Sequence[int], choices: Choices) -> int:
-    """Move these jobs and say what became of each; gives the exit code. One that cannot be moved raises why."""
+    """Move these jobs and say what became of each; gives the exit code (S1.51)."""
     ids = list(dict.fromkeys(ids))[: choices.limit]
+    admin = open_admin()
     if choices.dry_run:
-        note(f"{jobs_word(len(ids))} would be {mover.done}; dry run: nothing changed")
-        return 0
-    moves = mover.act(open_admin(), ids)
+        return _foretell(mover, admin, ids)
+    moves = mover.act(admin, ids)
     if wants_json():
         _print_json(mover, moves)
     else:
         for move in moves:
             if move.error is None:
                 click.echo(_told(move))
-    if len(moves) == 1:
-        moves[0].expect()
-    return _complain(moves)
+    return _complain(moves) and _code(moves)
 
 
 def _told(move: Move) -> str:
     if move.after is State.RUNNING:
         return f"{move.id}  running: asked to end"
     return f"{move.id}  {move.before} → {move.after}" if move.before is not move.after else f"{move.id}  {move.after} already"
+
+
+def _foretell(mover: Mover, admin: Admin, ids: Sequence[int]) -> int:
+    """Say what would become of each, as far as its state says so; gives the exit code that would be."""
+    told: list[Move] = []
+    for id in ids:
+        error: UnknownJob | IllegalMove | None = None
+        try:
+            before: State | None = admin.job(id, lines=0).row.state
+        except UnknownJob as missing:
+            before, error = None, missing
+        if before is not None and before not in mover.possible:
+            error = IllegalMove(id, before, mover.done)
+        if error is None:
+            note(f"{id}  {before}: would be {mover.done}")
+        told.append(Move(id=id, before=before, after=None, error=error))
+    code = _complain(told) and _code(told)
+    note("dry run: nothing changed")
+    return code
+
+
+def _code(moves: Sequence[Move]) -> int:
+    """Honest also for many: some were moved, or there is none of them, or they are in no state for it."""
+    if any(move.error is None for move in moves):
+        return FAILED_SOME
+    return NOT_FOUND if all(isinstance(move.error, UnknownJob) for move in moves) else CONFLICT
 
 
 def _complain(moves: Sequence[Move]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import click
@@ -27,7 +27,7 @@ _YES = option("-y", "--yes", is_flag=True, help="Do not ask; needed where there 
 
 @verb(
     "retry",
-    "dray retry 17 18",
+    "dray retry 17 18,19",
     "dray retry state:failed queue:mail since:1h --dry-run",
     "dray jobs state:failed task:send_invoice -o ids | dray retry -",
 )
@@ -42,6 +42,10 @@ def retry(which: tuple[str, ...], force: bool, with_children: bool, limit: int |
 
     Jobs are named by ids, by ids on standard input (-), or by a filter as in `dray jobs`; a filter that names no state
     means failed jobs. More than one job chosen by a filter has to be confirmed.
+
+    \b
+    Of each id it is said what became of it; one that cannot be moved does not stop the others.
+    Exits with 0 if all were moved, 1 if some were, 3 if there is none of them, 4 if no state allows it.
     """
     possible = frozenset({State.FAILED, State.CANCELLED, State.SCHEDULED, State.RETRYING, State.READY})
     mover = Mover(
@@ -148,12 +152,18 @@ def _move(mover: Mover, which: tuple[str, ...], choices: Choices) -> int:
     if not which:
         raise BadOption(f"which jobs? Give ids, - for ids on standard input, or a filter: dray {mover.verb} {mover.example}")
     if which == ("-",):
-        return by_ids(mover, _numbers(sys.stdin.read().split()), choices)
-    if all(word.isdecimal() for word in which):
-        return by_ids(mover, _numbers(which), choices)
-    if any(word.isdecimal() or word == "-" for word in which):
+        return by_ids(mover, _numbers(_apart([sys.stdin.read()])), choices)
+    words = _apart(which)
+    if words and all(word.isdecimal() for word in words):
+        return by_ids(mover, _numbers(words), choices)
+    if any(word == "-" or all(id.isdecimal() for id in _apart([word])) for word in which):
         raise BadOption("give ids or a filter, not both")
     return by_filter(mover, _chosen(mover, which), choices)
+
+
+def _apart(words: Iterable[str]) -> list[str]:
+    """Ids by themselves: they may be put together with commas, 17,18,19 (S1.51)."""
+    return [id for word in words for id in word.replace(",", " ").split()]
 
 
 def _numbers(words: Sequence[str]) -> list[int]:

@@ -105,7 +105,8 @@ def run(ids: tuple[int, ...], force: bool, dry_run: bool) -> int:
         return 0
     ended = [row.id for row in rows if row.state.ended]
     for moved in admin.retry(ended, force=True) if ended else []:
-        moved.expect()
+        if moved.error is not None:
+            raise moved.error
     worker = Worker(app, ids=ids, upkeep=False, where=found.name)
     worker.on_line(_printed)
     code = worker.run()

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from dray.job import Added, Change, Claim, Finish, Flag, JobRow, Lease, NewJob, Ready, State
 from dray.selection import Choice, TaskFilter
-from dray.store.board import Bell, CareBoard, NoticeBoard, OrderBoard, RollupBoard
+from dray.store.board import Bell, CareBoard, FleetBoard, NoticeBoard, OrderBoard, RollupBoard
 
 
 class Finished(NamedTuple):
@@ -169,7 +169,7 @@ class EngineStore(Protocol):
         ...
 
 
-class Desk(CareBoard, NoticeBoard, RollupBoard, Protocol):
+class Desk(NoticeBoard, RollupBoard, CareBoard, FleetBoard, Protocol):
     """What operators see and do. A move never changes an end, but for `retry`; it is told for each id, in the order asked."""
 
     def cancel(self, ids: Sequence[int], note: str = "cancelled") -> Sequence[Moved]:
@@ -312,18 +312,6 @@ class Desk(CareBoard, NoticeBoard, RollupBoard, Protocol):
         """Groups that stand still because of a failed job."""
         ...
 
-    def prune_gates(self, older_than: float) -> int:
-        """Delete the rows of groups and limits made more than so many seconds ago that no job uses; gives how many."""
-        ...
-
-    def prune_keys(self, after: int | None) -> int | None:
-        """Delete unique keys behind this one that nobody holds any more; gives where to go on (None: at the beginning)."""
-        ...
-
-    def prune_workers(self, older_than: float) -> int:
-        """Delete the rows of workers that ended more than so many seconds ago."""
-        ...
-
 
 class Roster(OrderBoard, Protocol):
     """Who works, who is silent, who is dead. Only who is alive may claim."""
@@ -348,6 +336,10 @@ class Roster(OrderBoard, Protocol):
 
     def listing(self, *, alive_only: bool = True, limit: int = 1000) -> Sequence[Any]:
         """The workers, the newest first."""
+        ...
+
+    def find(self, worker_id: int) -> Any:
+        """One worker, alive or not; None when there is none of this id."""
         ...
 
     def sign(self) -> None:

@@ -1,10 +1,11 @@
-"""What a store keeps for people: notices of failures, and numbers of what was done."""
+"""What a store keeps for people: notices of failures, numbers of what was done, and what somebody should look after."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from dray.job import State
 from dray.notice import Notice
 from dray.rollup import Numbers
 
@@ -123,8 +124,8 @@ class Bell(Protocol):
         ...
 
 
-class CareBoard(Protocol):
-    """What those see and do who look after an installation."""
+class FleetBoard(Protocol):
+    """Whether workers may work at all."""
 
     def stop_all(self, note: str | None) -> None:
         """Let no worker work, whenever it was or will be started, until `start_all`."""
@@ -134,14 +135,42 @@ class CareBoard(Protocol):
         """Let workers work again; False: they were not stopped."""
         ...
 
+
+class CareBoard(Protocol):
+    """What may be stuck, and what may go. What a look costs has a limit, whatever the backlog and the history."""
+
     def runs(self, limit: int) -> Sequence[Any]:
-        """The jobs that run, each with the silence of its worker."""
+        """The jobs that run, each with its age and the silence of its worker (None: that is not alive), in seconds."""
+        ...
+
+    def heads(self) -> Sequence[Any]:
+        """Every queue and priority with ready jobs, and for how long the first of them has been ready."""
+        ...
+
+    def lane(self, head: Any, older_than: float, limit: int) -> Sequence[Any]:
+        """The jobs of one of them that have been ready for longer than so many seconds, the longest first."""
+        ...
+
+    def parked(self, limit: int) -> Sequence[Sequence[Any]]:
+        """The jobs that no worker knew how to run, task by task, up to `limit` of each; their age counts from the enqueue."""
         ...
 
     def overdue(self, older_than: float, limit: int) -> Sequence[Any]:
-        """The jobs whose time came more than so many seconds ago."""
+        """The jobs whose time came more than so many seconds ago, and which nobody has made ready."""
         ...
 
-    def parked(self, limit: int) -> Sequence[Any]:
-        """The jobs that no worker knew how to run, task by task, up to `limit` of each."""
+    def count_kept(self, state: State, older_than: float, cap: int = 10_000) -> Any:
+        """How many of the oldest that are old enough `prune_batch` leaves, because something still refers to them."""
+        ...
+
+    def prune_gates(self, older_than: float) -> int:
+        """Delete the rows of groups and limits made more than so many seconds ago that no job uses; gives how many."""
+        ...
+
+    def prune_keys(self, after: int | None) -> int | None:
+        """Delete unique keys behind this one that nobody holds any more; gives where to go on (None: at the beginning)."""
+        ...
+
+    def prune_workers(self, older_than: float) -> int:
+        """Delete the rows of workers that ended more than so many seconds ago."""
         ...
