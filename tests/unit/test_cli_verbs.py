@@ -13,8 +13,8 @@ from click.testing import CliRunner, Result
 import dray.errors
 from dray import cli as doors
 from dray.cli import EXIT_CODES, VERBS, cli
+from dray.cli.log import OneLine
 from dray.cli.options import Common, GlobalOption
-from dray.cli.run import OneLine
 from dray.errors import DrayError
 
 CONTEXT = click.Context(cli, info_name="dray")
