@@ -18,7 +18,7 @@ class Backoff:
         self._until = self._last = float("-inf")
         self._tries = 0
         self.deaths = 0  # that counted, since one has lived well
-        self.at_start = False  # whether the last of them was not up yet
+        self._how = ""  # the last one of them
 
     @property
     def is_wary(self) -> bool:
@@ -41,7 +41,7 @@ class Backoff:
         if not counts:
             return False
         self.deaths += 1
-        self.at_start = not was_up
+        self._how = "ended at once" if not failed else "died within a minute" if was_up else "died at start"
         if now >= self._until:  # several that were started together are one try
             self._until = now + min(FIRST * 2 ** min(self._tries, 10), LONGEST) * (1 - self._chance() / 4)
             self._tries += 1
@@ -55,6 +55,5 @@ class Backoff:
     def say(self, now: float, last: str) -> str:
         """One line for people; `last` is how the last one ended."""
         who = "1 worker" if self.deaths == 1 else f"{self.deaths} workers"
-        when = "at start" if self.at_start else "within a minute"
         left = self.left(now)
-        return f"{who} died {when}, the last with {last}; next try in {left:.{int(left < 1)}f}s"
+        return f"{who} {self._how}, the last with {last}; next try in {left:.{int(left < 1)}f}s"

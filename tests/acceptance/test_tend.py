@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from dray import State
-from dray.cli import VERBS
 from tests.acceptance.tending import end_family, family, gone, tending
 from tests.servers import Database, children_of
 
@@ -67,8 +66,6 @@ def test_workers_that_die_at_their_start_are_started_more_and_more_seldom(tmp_pa
 def test_a_killed_worker_is_replaced_and_its_job_runs_again_at_once(
     tmp_path: Path, database: Database, dies: str, one_slot: tuple[str, ...]
 ) -> None:
-    if dies == "with its witness" and "rescue" not in VERBS:
-        pytest.skip("there is no dray rescue yet")
     with tending(tmp_path, database.url, "--min", "1", "--spare", "0", "--max", "1", *one_slot) as tender:
         (first,) = tender.until(1, "idle")
         (job,) = tender.enqueue("hold")

@@ -44,6 +44,7 @@ def test_who_ends_in_good_order_but_at_once_would_have_to_be_started_all_the_tim
     backoff = Backoff(lambda: 0.0)
     assert not backoff.died(1000.0, age=300.0, was_up=True, failed=False)
     assert backoff.died(1001.0, age=0.5, was_up=True, failed=False)
+    assert backoff.say(1001.0, "exit code 0") == "1 worker ended at once, the last with exit code 0; next try in 0.5s"
 
 
 def test_it_is_forgotten_when_one_has_lived_well() -> None:

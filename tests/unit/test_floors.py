@@ -135,7 +135,7 @@ NEIGHBOURS: dict[str, set[str]] = {
     "fleet": {"app"},
     "grip": {"context"},
     "executors": {"children", "programs", "deadlines", "item"},
-    "cli.process": {"cli.care", "cli.run", "cli.opening", "cli.words", "cli.options", "cli.facts"},
+    "cli.process": {"cli.care", "cli.log", "cli.run", "cli.opening", "cli.words", "cli.options", "cli.facts"},
     "cli.fleet": {"cli.words", "cli.opening", "cli.options", "cli.output", "cli.facts"},
     "slots": {"children", "deadlines", "executors", "stacks", "item"},
     "store.pick": {"store.tables", "store.claim"},
