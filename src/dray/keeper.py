@@ -67,9 +67,12 @@ class Keeper:
             if worker.lingers(now):
                 worker.kill()
         if now - self._measured >= MEASURE_EVERY:
-            self._measured = now
-            for worker in self.hired.values():
-                worker.measure()
+            self._measure(now)
+
+    def _measure(self, now: float) -> None:
+        self._measured = now
+        for worker in self.hired.values():
+            worker.measure()
 
     def _hire(self, why: str, now: float) -> bool:
         try:
@@ -97,7 +100,9 @@ class Keeper:
         """A worker's process is gone; says whether it died, so that what it held should be freed."""
         asked, last = worker.asked, how_it_ended(code)
         del self.hired[worker.pid]
-        orderly = worker.said_bye or (asked is not None and code == 0)
+        # A signal ends a worker that has not begun, and a program that is none of ours, as it should.
+        well = (0,) if worker.speaks else (0, -signal.SIGTERM)
+        orderly = worker.said_bye or (asked is not None and code in well)
         if orderly:
             self._tell("tend.ended", worker, now, worker_id=worker.worker_id, why=asked or "by itself")
         else:
@@ -118,6 +123,7 @@ class Keeper:
 
     def show(self, now: float) -> None:
         """Say how it stands: a line for the pool, and one for each worker."""
+        self._measure(now)
         count, pool = self.census(now), self.pool
         target = pool.target(count.busy)
         events.emit("tend.pool", pool=pool.name, min=pool.least, max=pool.most, target=target, **asdict(count))
@@ -137,6 +143,7 @@ class Keeper:
 
     def facts(self, now: float) -> dict[str, object]:
         """The same for the status file."""
+        self._measure(now)
         count, pool = self.census(now), self.pool
         return {
             "name": pool.name,

@@ -79,12 +79,16 @@ def restart() -> NoReturn:
 
 @contextmanager
 def signals_in_a_pipe(numbers: Iterable[signal.Signals]) -> Iterator[int]:
-    """Give a descriptor from which signals can be read as bytes, for a loop that waits on descriptors anyway."""
+    """Give a descriptor from which signals can be read as bytes, for a loop that waits on descriptors anyway.
+
+    A hang-up that somebody has told this process to ignore, as nohup does, stays ignored.
+    """
     reading, writing = os.pipe()
     for end in (reading, writing):
         os.set_blocking(end, False)
     wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    before = {number: signal.signal(number, _let_it_wake) for number in numbers}
+    ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set()
+    before = {number: signal.signal(number, _let_it_wake) for number in numbers if number not in ignored}
     try:
         yield reading
     finally:

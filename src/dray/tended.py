@@ -7,10 +7,12 @@ import json
 import os
 import select
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from typing import Any
 
 from dray.hired import SHOWN, VARIABLE
@@ -64,6 +66,8 @@ class Tended:
         self._thread = threading.Thread(target=self._run, name="dray-tended", daemon=True)
 
     def start(self) -> None:
+        if isinstance(sys.stdout, TextIOWrapper):
+            sys.stdout.reconfigure(line_buffering=True)  # what jobs print is passed on as it comes
         self._thread.start()
 
     def say_goodbye(self) -> None:
@@ -81,6 +85,7 @@ class Tended:
                 self._say("bye")
                 return
         self._worker.stop("its tender is gone")
+        _print_nowhere()
         while not self._over.wait(GLANCE):
             _print_nowhere()
 

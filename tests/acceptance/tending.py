@@ -36,9 +36,11 @@ def note(word):
 @app.task
 def hold():
     note("begin")
+    print("holding", current_job().id)
     until = time.monotonic() + 100
     while not Path("gate").exists() and time.monotonic() < until:
         time.sleep(0.01)
+    print("let go", current_job().id)
     note("end")
 
 @app.task
@@ -113,7 +115,7 @@ class Tending:
 
     def until_says(self, text: str, times: int = 1) -> str:
         """Wait until its log has a text, as a pattern; gives the last line with it."""
-        self.wait(lambda: len(re.findall(text, self.log)) >= times, f"{text!r} in the log")
+        self.wait(lambda: len(re.findall(text, self.log, re.MULTILINE)) >= times, f"{text!r} in the log")
         return [line for line in self.log.splitlines() if re.search(text, line)][-1]
 
     def wait(self, fact: Any, what: str, seconds: float = PATIENCE) -> None:

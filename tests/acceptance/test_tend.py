@@ -143,7 +143,7 @@ def test_a_second_signal_gives_jobs_back_at_once(tmp_path: Path, url: str, one_s
 
 
 def test_a_hangup_replaces_all_workers_and_cuts_off_no_job(tmp_path: Path, url: str, one_slot: tuple[str, ...]) -> None:
-    with tending(tmp_path, url, "--min", "2", "--max", "3", *one_slot) as tender:
+    with tending(tmp_path, url, "--min", "2", "--max", "3", *one_slot, "--grace", "100ms") as tender:
         tender.until(2, "idle")
         tender.enqueue("hold")
         tender.until(1, "busy")
@@ -158,6 +158,20 @@ def test_a_hangup_replaces_all_workers_and_cuts_off_no_job(tmp_path: Path, url: 
         assert {facts["why"] for _, facts in tender.events("retires")} <= {"reload", "surplus"}
         assert tender.fewest_after(2) >= 2
         assert tender.events("died") == []
+
+
+def test_new_code_that_does_not_work_replaces_nobody(tmp_path: Path, url: str, one_slot: tuple[str, ...]) -> None:
+    with tending(tmp_path, url, "--min", "2", "--max", "3", *one_slot) as tender:
+        before = {worker["pid"] for worker in tender.until(2, "idle")}
+        good = (tmp_path / "shop.py").read_text()
+        (tmp_path / "shop.py").write_text("this is wrong")
+        tender.send(signal.SIGHUP)
+        tender.until_says("died at start, the last with exit code 2")
+        assert {worker["pid"] for worker in tender.workers("idle")} == before
+        (tmp_path / "shop.py").write_text(good)
+        tender.wait(lambda: len({one["pid"] for one in tender.workers("idle")} - before) == 2, "two new workers")
+        tender.wait(lambda: not before & {one["pid"] for one in tender.workers()}, "the old ones to be gone")
+        assert tender.fewest_after(2) >= 2
 
 
 @rows("S1.36", "S1.39")
@@ -205,13 +219,14 @@ def test_the_status_file_says_who_is_there_and_what_they_do(tmp_path: Path, url:
         tender.until(2, "idle")
         (job,) = tender.enqueue("hold")
         (working,) = tender.until(1, "working")
+        tender.until_says(f"^holding {job}$")
         status = tender.status()
         (pool,) = status["pools"]
         assert (status["v"], status["pid"], status["state"]) == (1, tender.process.pid, "tending")
         assert (pool["name"], pool["queues"], pool["target"], pool["busy"], pool["idle"]) == ("all", [], 2, 0, 1)
         assert (working["running"], working["slots"]) == (1, 3)
         assert [(one["id"], one["task"]) for one in working["jobs"]] == [(job, "hold")]
-        assert {working["pid"] for _ in "x"} == {pid for _, _, pid in tender.notes()}
+        assert {pid for _, _, pid in tender.notes()} == {working["pid"]}
         assert working["worker_id"] > 0
         assert 1_000_000 < working["memory"] < 500_000_000
         assert working["output"] > 0
@@ -234,6 +249,7 @@ def test_a_command_that_says_nothing_of_itself_is_taken_for_a_worker(tmp_path: P
         tender.send(signal.SIGTERM)
         tender.ends()
         assert tender.log.count("says nothing of itself") == 1
+        assert tender.events("died") == []
         assert len(tender.events("started")) == 2
 
 
