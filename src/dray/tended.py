@@ -46,8 +46,12 @@ def under_tender(line: socket.socket | None, worker: Worker) -> Iterator[Worker]
         return
     tended = Tended(line, worker)
     tended.start()
-    yield worker
-    tended.say_goodbye()  # not behind an error: then it has not ended in good order
+    try:
+        yield worker
+    except BaseException:
+        tended.end(goodbye=False)
+        raise
+    tended.end(goodbye=True)
 
 
 class Tended:
@@ -58,6 +62,7 @@ class Tended:
         self._heard = select.poll()
         self._heard.register(line, select.POLLIN)
         self._over = threading.Event()
+        self._goodbye = False
         self._rest = b""
         self._id = 0
         self._told: object = None
@@ -70,8 +75,9 @@ class Tended:
             sys.stdout.reconfigure(line_buffering=True)  # what jobs print is passed on as it comes
         self._thread.start()
 
-    def say_goodbye(self) -> None:
-        """The worker has ended in good order; returns when the tender has been told, or cannot be."""
+    def end(self, *, goodbye: bool) -> None:
+        """The worker has ended, in good order or not; returns when the tender has been told so, or cannot be."""
+        self._goodbye = goodbye
         self._over.set()
         self._thread.join(GOODBYE)
 
@@ -82,7 +88,8 @@ class Tended:
                     break
                 self._tell()
             else:
-                self._say("bye")
+                if self._goodbye:
+                    self._say("bye")
                 return
         self._worker.stop("its tender is gone")
         _print_nowhere()

@@ -253,6 +253,29 @@ def test_a_command_that_says_nothing_of_itself_is_taken_for_a_worker(tmp_path: P
         assert len(tender.events("started")) == 2
 
 
+FOREIGN = r"""
+import os, socket
+line = socket.socket(fileno=int(os.environ["DRAY_TENDER_FD"]))
+line.sendall(b'nonsense\n{"x": 1}\n[]\n7\n\xff\n{"running": "many"}\n')
+line.sendall(b'{"worker": 1}\n{"running": 2, "slots": 2, "jobs": [[7, "knit", 3.0]]}\n')
+while b"stop" not in line.recv(4096):
+    pass
+line.sendall(b'"bye"\n')
+"""
+
+
+@rows("S1.35")
+def test_any_program_can_be_a_worker_that_speaks_as_one(tmp_path: Path, url: str) -> None:
+    (tmp_path / "foreign.py").write_text(FOREIGN)
+    with tending(tmp_path, url, "--min", "1", "--max", "1", "--worker-command", f"{sys.executable} foreign.py") as tender:
+        (worker,) = tender.until(1, "busy")
+        assert (worker["worker_id"], worker["running"], worker["jobs"][0]["task"]) == (1, 2, "knit")
+        tender.send(signal.SIGTERM)
+        tender.until_says(r"stopping: 1 worker, 1 busy \(knit \d+s\); again to stop now")
+        tender.ends()
+        assert tender.events("died") == []
+
+
 @rows("S1.42")
 def test_what_a_job_starts_holds_no_line_to_the_tender(tmp_path: Path, url: str) -> None:
     with tending(tmp_path, url, "--min", "1", "--spare", "0") as tender:
