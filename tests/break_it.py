@@ -41,6 +41,11 @@ ROLLUPS = "tests/contract/test_rollups.py"
 HOOKS = "tests/acceptance/test_hooks.py"
 CARE = "tests/contract/test_care.py"
 OUTCOMES = "tests/unit/test_outcomes.py"
+PLANNING = "tests/unit/test_planning.py"
+BACKOFF = "tests/unit/test_backoff.py"
+TENDED = "tests/unit/test_tended.py"
+RELAY = "tests/unit/test_relay.py"
+TEND = "tests/acceptance/test_tend.py"
 
 
 class Fault(NamedTuple):
@@ -426,6 +431,43 @@ FAULTS = [
     Fault("the young are stuck", "stuck", "AND ready_at <= (SELECT {now} - :older)", "", CARE, "only_if_nobody"),
     Fault("what is kept is not told", "prune", "(halting, _HALTING)", "(halting, _FREE)", CARE, "prune_says"),
     Fault("settling waits for callers", "gates", "columns, skip=True))", "columns))", GATES, "long_transaction", "postgresql"),
+    # the tender
+    Fault(
+        "max and one more",
+        "../planning",
+        "may_start and room > 0",
+        "may_start and room >= 0",
+        PLANNING,
+        "one_step",
+    ),
+    Fault(
+        "leaving ones do not count",
+        "../planning",
+        "pool.most - len(members)",
+        "pool.most - count.working",
+        PLANNING,
+        "one_step",
+    ),
+    Fault(
+        "starting ones count for nothing",
+        "../planning",
+        "return self.starting + self.up",
+        "return self.up",
+        PLANNING,
+        "one_step",
+    ),
+    Fault("a surplus need not last", "../planning", "surplus_for >= SETTLED", "surplus_for >= 0", PLANNING, "has_to_last"),
+    Fault("the old one first", "../planning", "if extra > 0:", "if extra >= 0:", PLANNING, "replaced_when_idle"),
+    Fault("a busy one is retired", "../planning", "if one.is_idle and one.age >=", "if one.age >=", PLANNING, "one_step"),
+    Fault("no wait after deaths", "../backoff", "self._tries += 1", "self._tries = 0", BACKOFF, "doubles"),
+    Fault("every death counts", "../backoff", "not was_up or again if failed", "True if failed", BACKOFF, "once_in_a_while"),
+    Fault("half a line", "../relay", 'rpartition(b"\\n")', 'partition(b"\\n")', RELAY, "whole_lines"),
+    Fault("output has no end", "../relay", "< OVERFULL", "< 10**9", RELAY, "does_not_read"),
+    Fault("no word of a new life", "../tended", "worker.worker_id != self._id", "not self._id", TENDED, "goodbye"),
+    Fault("goodbye behind an error", "../tended", "end(goodbye=False)", "end(goodbye=True)", TENDED, "no_goodbye"),
+    Fault("an orphan goes on", "../tended", 'self._worker.stop("its tender is gone")', "pass", TENDED, "without_its_tender"),
+    Fault("no rescue", "../tender", "self._rescuer.add(worker.worker_id)", "pass", TEND, "killed_worker"),
+    Fault("a socket is inherited", "../tended", "line.set_inheritable(False)", "pass", TENDED, "for_nobody_else"),
 ]
 
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from types import FrameType
@@ -75,3 +75,36 @@ def restart() -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+@contextmanager
+def signals_in_a_pipe(numbers: Iterable[signal.Signals]) -> Iterator[int]:
+    """Give a descriptor from which signals can be read as bytes, for a loop that waits on descriptors anyway.
+
+    A hang-up that somebody has told this process to ignore, as nohup does, stays ignored.
+    """
+    reading, writing = os.pipe()
+    for end in (reading, writing):
+        os.set_blocking(end, False)
+    wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set()
+    before = {number: signal.signal(number, _let_it_wake) for number in numbers if number not in ignored}
+    try:
+        yield reading
+    finally:
+        for caught, handler in before.items():
+            signal.signal(caught, handler)
+        signal.set_wakeup_fd(wakeup)
+        os.close(reading)
+        os.close(writing)
+
+
+def read_signals(number: int) -> list[signal.Signals]:
+    """The signals that have come since this was asked last."""
+    with contextlib.suppress(BlockingIOError):
+        return [signal.Signals(one) for one in os.read(number, 1024)]
+    return []
+
+
+def _let_it_wake(_number: int, _frame: FrameType | None) -> None:
+    """The byte in the pipe says it all; but without a handler there would be none."""

@@ -13,8 +13,8 @@ from click.testing import CliRunner, Result
 import dray.errors
 from dray import cli as doors
 from dray.cli import EXIT_CODES, VERBS, cli
+from dray.cli.log import OneLine
 from dray.cli.options import Common, GlobalOption
-from dray.cli.run import OneLine
 from dray.errors import DrayError
 
 CONTEXT = click.Context(cli, info_name="dray")
@@ -87,6 +87,18 @@ def test_a_setting_is_not_read_from_its_variable_twice() -> None:
         (["stats", "--fail-if", "failed"], "write NAME>NUMBER"),
         (["stats", "--fail-if", "oldest>soon"], "'soon' is no time"),
         (["init", "--check", "--sql"], "not both"),
+        (["tend", "--min", "6"], "all: min = 6 is more than max = 5"),
+        (["tend", "--min", "0", "--spare", "0"], "would never start a worker"),
+        (["tend", "--pool", "mail=8..2"], "mail: min = 8 is more than max = 2"),
+        (["tend", "--pool", "mail"], "write QUEUE=MIN..MAX, such as mail=2..8"),
+        (["tend", "--pool", "mail=1..2", "--pool", "mail=2..3"], "names a queue twice"),
+        (["tend", "mail", "--pool", "mail=1..2"], "with --pool the queues"),
+        (["tend", "--pool", "mail=1..2", "--max", "3"], "with --pool the queues"),
+        (["tend", "--max-output", "much"], "is not a size"),
+        (["tend", "--worker-command", "no-such-program --fast"], "there is no program 'no-such-program'"),
+        (["tend", "--worker-command", "'"], "No closing quotation"),
+        (["tend", "--worker-command", ""], "--worker-command is empty"),
+        (["tend", "--status-file", "/no/such/folder/x"], "there is no such folder"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_2(words: list[str], says: str) -> None:

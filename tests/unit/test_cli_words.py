@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from dray.calls import call_text
-from dray.cli import output, words
-from dray.cli.words import about, clean, one_line, parse_arguments, parse_labels, read_call, when
+from dray.cli import arguments, output, words
+from dray.cli.arguments import parse_arguments, parse_labels, read_call
+from dray.cli.words import about, clean, one_line, when
 from dray.codec import Codec
 from dray.errors import BadOption
 
@@ -20,7 +21,7 @@ NOW = datetime(2024, 2, 29, 12, tzinfo=UTC)
 decode = Codec().decode
 
 
-@pytest.mark.parametrize("module", [words, output], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [words, arguments, output], ids=lambda module: module.__name__)
 def test_the_examples_are_true(module: Any) -> None:
     assert doctest.testmod(module).failed == 0
 

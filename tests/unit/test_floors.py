@@ -44,6 +44,8 @@ FLOORS: list[set[str]] = [
         "stacks",
         "single",
         "standing",
+        "planning",
+        "backoff",
     },
     # 2 the door
     {"store.base", "store.board", "store.codes"},
@@ -115,9 +117,10 @@ FLOORS: list[set[str]] = [
         "webhook",
         "notify",
     }
+    | {"relay", "hired", "keeper", "rescuer", "statusfile"}
     | {"why", "takers", "admin", "care", "stuck", "doctor"},
     # 7 the engine
-    {"worker", "exchange", "upkeep", "discover"},
+    {"worker", "exchange", "upkeep", "discover", "tended", "tender"},
     # 8 faces
     {"child", "cli.*", "testing.*", "demo", "demo.*"},
     # 9 doors to the street
@@ -132,7 +135,7 @@ NEIGHBOURS: dict[str, set[str]] = {
     "fleet": {"app"},
     "grip": {"context"},
     "executors": {"children", "programs", "deadlines", "item"},
-    "cli.process": {"cli.care", "cli.run", "cli.opening", "cli.words", "cli.options", "cli.facts"},
+    "cli.process": {"cli.care", "cli.log", "cli.run", "cli.opening", "cli.words", "cli.options", "cli.facts"},
     "cli.fleet": {"cli.words", "cli.opening", "cli.options", "cli.output", "cli.facts"},
     "slots": {"children", "deadlines", "executors", "stacks", "item"},
     "store.pick": {"store.tables", "store.claim"},
@@ -249,6 +252,10 @@ NEIGHBOURS: dict[str, set[str]] = {
     "runner": {"hooks", "context", "task"},
     "lease": {"heartbeat"},
     "worker": {"discover", "exchange", "upkeep"},
+    "tended": {"worker"},
+    "hired": {"relay"},
+    "keeper": {"hired"},
+    "rescuer": {"hired", "relay"},
     "app": {"waits"},
     "why": {"takers"},
     "stuck": {"takers"},
@@ -256,8 +263,10 @@ NEIGHBOURS: dict[str, set[str]] = {
     "admin": {"app", "care", "doctor", "waits", "why"},
     "doctor": {"app", "takers"},
     "cli.opening": {"cli.options"},
-    "cli.run": {"cli.options", "cli.words"},
-    "cli.enqueue": {"cli.options", "cli.words", "cli.detail", "cli.facts"},
+    "cli.run": {"cli.log", "cli.options"},
+    "cli.log": {"cli.words"},
+    "cli.tend": {"cli.log", "cli.options"},
+    "cli.enqueue": {"cli.arguments", "cli.options", "cli.words", "cli.detail", "cli.facts"},
     "cli.jobs": {"cli.options", "cli.words", "cli.detail", "cli.facts", "cli.opening", "cli.output"},
     "cli.moves": {"cli.options", "cli.bulk"},
     "cli.waiting": {"cli.options", "cli.words", "cli.facts", "cli.opening", "cli.output"},

@@ -10,10 +10,11 @@ import click
 
 from dray.admin import Admin
 from dray.app import Dray
+from dray.cli.arguments import parse_labels, read_call
 from dray.cli.detail import report_lines
 from dray.cli.facts import job_facts, print_json
 from dray.cli.options import duration, given, moment, option, verb
-from dray.cli.words import clean, parse_labels, read_call
+from dray.cli.words import clean
 from dray.discover import require_app
 from dray.errors import BadOption, JobFailed, NotFinished
 from dray.handle import Job

@@ -183,12 +183,12 @@ def _switch(*names: Any) -> Callable[[F], F]:
     )
 
 
-def verb(name: str, *examples: str) -> Callable[[Callable[..., Any]], click.Command]:
+def verb(name: str, *examples: str, cls: type[Verb] = Verb) -> Callable[[Callable[..., Any]], click.Command]:
     """Make a function a verb with the global options, and with examples at the end of its help."""
     lines = "\n".join(f"  {line}" for line in examples)
 
     def decorate(function: Callable[..., Any]) -> click.Command:
-        made = click.command(name, cls=Verb, epilog=f"\b\nExamples:\n{lines}")(common(function))
+        made = click.command(name, cls=cls, epilog=f"\b\nExamples:\n{lines}")(common(function))
         for parameter in made.params:
             if isinstance(parameter, click.Option) and parameter.envvar is None:
                 # As the flag is called; click would take the name of the function's parameter.

@@ -12,9 +12,10 @@ from dray.app import Dray
 from dray.calls import call_text
 from dray.cli.care import Progress
 from dray.cli.facts import as_json, job_facts, print_json
+from dray.cli.log import log_to_stderr
 from dray.cli.opening import wants_json
 from dray.cli.options import PATH, duration, given, option, setting, size, verb
-from dray.cli.run import already_running, log_to_stderr
+from dray.cli.run import already_running
 from dray.cli.words import jobs_word
 from dray.discover import Found, require_app
 from dray.errors import BadOption, CodecError, IllegalMove

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-import sys
-import time
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import click
 
 from dray import probe
 from dray.app import Dray
+from dray.cli.log import log_to_stderr
 from dray.cli.options import PATH, duration, given, option, setting, size, verb
-from dray.cli.words import facts_line, iso, one_line
 from dray.discover import require_app
 from dray.errors import BadOption
 from dray.limits import Limits
@@ -22,42 +17,10 @@ from dray.options import parse_priorities
 from dray.process import restart
 from dray.selection import PRIORITY, STRATEGIES, TaskFilter, choice_of, read_queues
 from dray.single import Single
+from dray.tended import tender_line, under_tender
 from dray.worker import Worker
 
 CONFLICT = 4
-
-
-class OneLine(logging.Formatter):
-    """`time level event facts`, whatever is in them; only a traceback takes more than a line."""
-
-    def __init__(self, *, short: bool) -> None:
-        super().__init__()
-        self._short = short
-
-    def format(self, record: logging.LogRecord) -> str:
-        moment = datetime.fromtimestamp(record.created, UTC)
-        shown = time.strftime("%H:%M:%S", time.localtime(record.created)) if self._short else iso(moment)
-        line = f"{shown} {record.levelname.lower():8} {_said(record)}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
-
-
-def _said(record: logging.LogRecord) -> str:
-    facts: Any = getattr(record, "dray", None)
-    if isinstance(facts, dict) and isinstance(record.args, tuple) and record.args:
-        return f"{record.args[0]} {facts_line(facts)}"
-    return one_line(record.getMessage())
-
-
-def log_to_stderr(level: str) -> None:
-    """Log in one-line form, unless the application has already said where its logs go."""
-    logging.getLogger("dray").setLevel(level.upper())
-    root = logging.getLogger()
-    if not root.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(OneLine(short=sys.stderr.isatty()))
-        root.addHandler(handler)
-        # What libraries say at debug level is not what was asked for.
-        root.setLevel(max(logging.INFO, logging.getLogger("dray").level))
 
 
 @verb(
@@ -129,6 +92,7 @@ def worker(
       HUP             begin anew with the code as it is now, once what runs has ended
       USR1            show where every thread is
     """
+    line = tender_line()
     if (single_strict or pid_dir) and single is None:
         raise BadOption("--single-strict and --pid-dir are for --single NAME")
     lock = None if single is None else Single(f"worker-{single}", pid_dir)
@@ -167,14 +131,15 @@ def worker(
         limits=limits,
         cycle=cycle_delay,
         upkeep=not no_upkeep,
-        begin_anew=lambda: begin_anew(lock),
+        begin_anew=None if line else lambda: begin_anew(lock),  # a tender starts another
         where=found.name,
     )
     if probe_port is not None:
         probe.serve(probe_port, working.vital.facts)
     if probe_file is not None:
         probe.write(probe_file, working.vital.facts)
-    return working.run()
+    with under_tender(line, working):
+        return working.run()
 
 
 def begin_anew(lock: Single | None) -> None:
