@@ -76,6 +76,11 @@ def name_hash(name: str) -> int:
     return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)
 
 
+def wide_hash(text: str) -> str:
+    """The same where two texts must never be taken for one: 128 bits, as hexadecimal digits, which sort alike everywhere."""
+    return blake2b(text.encode(), digest_size=16).hexdigest()
+
+
 class Ready(NamedTuple):
     """A job that has just become ready: all that a broker or a sleeping worker has to be told."""
 
@@ -102,7 +107,7 @@ class Lease(NamedTuple):
 class UniqueKey(NamedTuple):
     """What makes a new job the same as another, and what to do then; see options.Unique."""
 
-    hash: int
+    hash: str  # see wide_hash
     scope: int
     window: int | None = None  # microseconds that it is held, whatever becomes of its job
     conflict: str = "keep"

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from dray.job import Failed, Flag, HandedBack, NewJob, Snoozed, State, UniqueKey
+from dray.job import Failed, Flag, HandedBack, NewJob, Snoozed, State, UniqueKey, wide_hash
 from dray.stations import gate_hash
 from dray.store import open_store
 from dray.store.owed import Owed
@@ -359,7 +359,7 @@ def test_settling_waits_for_nobodys_long_transaction(yard: Yard) -> None:
     """A caller who has found a queued job by its unique key keeps it from starting until he commits: it, and nobody else."""
     if yard.store.tables.dialect.name == "sqlite":
         pytest.skip("SQLite has one writer at a time")
-    key = UniqueKey(5, 0)
+    key = UniqueKey(wide_hash("5"), 0)
     head, second = yard.add(group="g"), yard.add(group="g", unique=key)
     other_head, other = yard.add(group="h"), yard.add(group="h")
     claims = {claim.id: claim for claim in yard.take()}

@@ -42,7 +42,7 @@ _FIELDS = {
     "xd": "int",  # microseconds until it expires
     "xa": "int",
     "ts": "int",
-    "uh": "int",
+    "uh": "text",
     "us": "int",
     "q": "text",
     "t": "text",
@@ -155,7 +155,7 @@ def _fresh(
     connection: Connection, tables: Tables, jobs: Sequence[NewJob]
 ) -> tuple[list[int], Callable[[int, Mapping[int, Added]], Added]]:
     """The places of those that are new, and what tells of another which job it is."""
-    first: dict[int, int] = {}
+    first: dict[str, int] = {}
     for place, job in enumerate(jobs):
         if job.unique is not None:
             first.setdefault(job.unique.hash, place)  # of equal ones in one batch the first is the one

@@ -77,7 +77,7 @@ class _Found(NamedTuple):
     group_held: int | None
     limit_hash: int | None
     limit_held: int | None
-    unique_hash: int | None
+    unique_hash: str | None
     unique_scope: int | None
     threshold: int | None
 

@@ -253,10 +253,9 @@ class Desk:
         """Delete the rows of groups and limits made more than so many seconds ago that no job uses; gives how many."""
         return self._database.transact(lambda connection: gates.prune_gates(connection, self._tables, older_than))
 
-    def prune_keys(self, after: int | None) -> int | None:
+    def prune_keys(self, after: str | None) -> str | None:
         """Delete unique keys behind this one that nobody holds any more; gives where to go on (None: at the beginning)."""
-        first = -(2**63) if after is None else after
-        return self._database.transact(lambda connection: unique.prune_keys(connection, self._tables, first))[1]
+        return self._database.transact(lambda connection: unique.prune_keys(connection, self._tables, after or ""))[1]
 
     def prune_workers(self, older_than: float) -> int:
         """Delete the rows of workers that ended more than so many seconds ago."""

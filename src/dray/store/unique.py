@@ -23,7 +23,7 @@ TAKEN = 0  # the job of a key that this transaction has taken, until it has an i
 AT_ONCE = 50  # keys in one statement where that makes fewer deadlocks
 TRIES = 10  # rounds with somebody else who wants the same keys
 
-_KEYS = {"u": "int", "s": "int", "w": "int"}
+_KEYS = {"u": "text", "s": "int", "w": "int"}
 _INSERT = {
     "sqlite": (
         "INSERT OR IGNORE INTO {unique_keys} (unique_hash, job_id, scope, hold_until)"
@@ -43,7 +43,11 @@ _ALONE = {"sqlite": "", "postgresql": " FOR NO KEY UPDATE", "mysql": " FOR UPDAT
 _HOLDER = "SELECT id, state, reason, priority FROM {jobs} WHERE id = :i"
 _NAME = {
     "sqlite": "UPDATE {unique_keys} AS k SET job_id = d.i FROM {rows} WHERE k.unique_hash = d.u",
-    "postgresql": "UPDATE {unique_keys} AS k SET job_id = d.i FROM {rows} WHERE k.unique_hash = d.u",
+    "postgresql": (
+        "UPDATE {unique_keys} AS k SET job_id = d.i FROM {rows} WHERE k.unique_hash = d.u"
+        # An array and not only a join, for which it would read a table of some thousand keys from end to end.
+        " AND k.unique_hash = ANY(ARRAY(SELECT d.u FROM {rows}))"
+    ),
     "mysql": ("UPDATE {rows} STRAIGHT_JOIN {unique_keys} k FORCE INDEX (PRIMARY) ON k.unique_hash = d.u SET k.job_id = d.i"),
 }
 
@@ -59,18 +63,18 @@ class Existing(NamedTuple):
 class _Key:
     """A key as its row says."""
 
-    hash: int
+    hash: str
     job_id: int
     free: bool  # its time is over
 
 
-def acquire(connection: Connection, tables: Tables, wanted: Sequence[NewJob]) -> dict[int, Existing]:
+def acquire(connection: Connection, tables: Tables, wanted: Sequence[NewJob]) -> dict[str, Existing]:
     """Take the keys of these new jobs, each of another key; gives those that are there already, by their keys.
 
     Raises Conflict for one that asks for that. Another transaction that has just taken one of these keys is waited for.
     """
     left = {job.unique.hash: job for job in wanted if job.unique is not None}
-    found: dict[int, Existing] = {}
+    found: dict[str, Existing] = {}
     for _ in range(TRIES):
         _insert(connection, tables, left.values())
         # By their jobs, as all lock jobs.
@@ -90,10 +94,10 @@ def acquire(connection: Connection, tables: Tables, wanted: Sequence[NewJob]) ->
 
 def name(connection: Connection, tables: Tables, jobs: Iterable[tuple[int, NewJob]]) -> None:
     """Write into the keys that this transaction has taken which jobs they are of."""
-    rows = [{"u": job.unique.hash, "i": id} for id, job in jobs if job.unique is not None]
-    if rows:
-        template = _NAME[tables.dialect.name].replace("{rows}", tables.dialect.rows({"u": "int", "i": "int"}))
-        rows.sort(key=lambda row: row["u"])
+    taken = sorted((job.unique.hash, id) for id, job in jobs if job.unique is not None)
+    if taken:
+        template = _NAME[tables.dialect.name].replace("{rows}", tables.dialect.rows({"u": "text", "i": "int"}))
+        rows = [{"u": hash, "i": id} for hash, id in taken]
         connection.execute(tables.text(template), {"doc": msgspec.json.encode(rows).decode()})
 
 
@@ -110,7 +114,7 @@ def _row(key: UniqueKey) -> dict[str, Any]:
     return {"u": key.hash, "s": key.scope, "w": key.window}
 
 
-def _read(connection: Connection, tables: Tables, hashes: Sequence[int]) -> list[_Key]:
+def _read(connection: Connection, tables: Tables, hashes: Sequence[str]) -> list[_Key]:
     keys = tables.unique_keys
     over = and_(keys.c.hold_until.is_not(None), keys.c.hold_until <= tables.now())
     query = select(keys.c.unique_hash, keys.c.job_id, over).where(keys.c.unique_hash.in_(hashes)).order_by(keys.c.unique_hash)
@@ -187,7 +191,7 @@ def _take_over(connection: Connection, tables: Tables, job: NewJob, key: _Key) -
 # --- ended jobs that start over, and keys that nobody needs -----------------------------------------------------------------
 
 
-def retake(connection: Connection, tables: Tables, keys: Iterable[tuple[int, int, int]]) -> dict[int, int]:
+def retake(connection: Connection, tables: Tables, keys: Iterable[tuple[int, str, int]]) -> dict[int, int]:
     """Let ended jobs that start over have their keys again; gives whom these belong to by now, for those that cannot.
 
     keys    id of the job, its key, the key's scope
@@ -205,7 +209,7 @@ def retake(connection: Connection, tables: Tables, keys: Iterable[tuple[int, int
     return refused
 
 
-def _retake(connection: Connection, tables: Tables, job: NewJob, hash: int, id: int) -> int | None:
+def _retake(connection: Connection, tables: Tables, job: NewJob, hash: str, id: int) -> int | None:
     """Take a key for a job that had it once; gives whom it belongs to, if that is another."""
     assert job.unique is not None
     for _ in range(TRIES):
@@ -221,7 +225,7 @@ def _retake(connection: Connection, tables: Tables, job: NewJob, hash: int, id: 
     raise StoreUnavailable("a unique key changed hands again and again; try the same again")
 
 
-def prune_keys(connection: Connection, tables: Tables, after: int, limit: int = 1000) -> tuple[int, int | None]:
+def prune_keys(connection: Connection, tables: Tables, after: str, limit: int = 1000) -> tuple[int, str | None]:
     """Delete keys behind this one that nobody holds any more; gives how many, and where to go on (None: that was the end).
 
     A key that was taken for ever stays, also when its job is pruned: else retention would decide what is unique (C59).
