@@ -7,7 +7,7 @@ import threading
 import pytest
 from sqlalchemy import Connection
 
-from dray.errors import LeaseLost, UnknownJob
+from dray.errors import BadOption, LeaseLost, UnknownJob
 from dray.job import Claim, Done, Failed, Finish, Flag, Lease, NewJob, State
 from dray.lifecycle import decide
 from dray.store import open_store
@@ -388,3 +388,63 @@ def test_what_was_known_of_parents_before_a_retry_does_not_count_after_it(yard: 
     assert claim.id == second
     yard.end(claim)
     assert yard.state(child) == "ready"
+
+
+@pytest.mark.rows("C29", "C54")
+def test_a_parent_that_was_pruned_has_ended_as_it_was_known_to(yard: Yard) -> None:
+    """The failed are kept for longer than the succeeded: a dependent that is retried weeks later may go on."""
+    parent = yard.add()
+    child = yard.add(after=(parent,))
+    yard.end(yard.take()[0])
+    yard.end(yard.take()[0], BAD)
+    assert yard.store.desk.prune_batch(State.SUCCEEDED, -1.0) == 1
+    yard.store.desk.retry([child])
+    assert yard.state(child) == "ready"
+
+
+@pytest.mark.rows("C66")
+def test_children_of_an_earlier_life_that_were_pruned_do_not_count(yard: Yard) -> None:
+    spawner = yard.add()
+    (claim,) = yard.take()
+    spawn(yard, claim)
+    yard.end(claim, BAD, flags=Flag.SPAWNED)
+    yard.run()
+    assert yard.store.desk.prune_batch(State.SUCCEEDED, -1.0) == 1
+    yard.store.desk.retry([spawner])
+    yard.end(yard.take()[0])
+    assert yard.state(spawner) == "succeeded"
+
+
+@pytest.mark.rows("C29")
+def test_who_has_started_waits_for_his_children_and_for_no_parent(yard: Yard) -> None:
+    """A parent that is run again, and fails, kept one that waited for its children from its end for ever."""
+    parent = yard.add()
+    waits = yard.add(after=(parent,))
+    yard.end(yard.take()[0])
+    (claim,) = yard.take()
+    child = spawn(yard, claim)
+    yard.end(claim, flags=Flag.SPAWNED)
+    yard.store.desk.retry([parent], force=True)
+    claims = {one.id: one for one in yard.take()}
+    yard.end(claims[parent], BAD)
+    yard.end(claims[child])
+    assert yard.state(waits) == "succeeded"
+
+
+def test_who_starts_over_does_not_wait_for_the_children_of_his_last_run(yard: Yard) -> None:
+    parent = yard.add()
+    spawner = yard.add(after=(parent,))
+    yard.end(yard.take()[0])
+    (claim,) = yard.take()
+    spawn(yard, claim)
+    yard.end(claim, BAD, flags=Flag.SPAWNED)
+    yard.store.desk.retry([spawner])
+    assert yard.state(spawner) == "ready"
+
+
+def test_a_child_that_would_wait_for_its_own_spawner_is_an_error(yard: Yard) -> None:
+    spawner, master = yard.add(), yard.add(flags=int(Flag.MASTER))
+    claims = {claim.id: claim for claim in yard.take()}
+    with pytest.raises(BadOption, match=f"job {spawner} ends after its children"):
+        yard.add(parent=claims[spawner].lease, after=(spawner,))
+    assert yard.state(yard.add(parent=claims[master].lease, after=(master,))) == "blocked: parents"

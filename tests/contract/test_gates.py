@@ -117,6 +117,51 @@ def test_a_failure_lets_the_next_go_on_or_halts_the_group_as_the_job_says(yard: 
     assert yard.run() == [failed, waits]
 
 
+@pytest.mark.rows("C45", "C68")
+def test_a_job_that_fails_because_of_its_child_halts_its_group_too(yard: Yard) -> None:
+    failed = yard.add(group="g", flags=int(Flag.HALT))
+    waits = yard.add(group="g")
+    (claim,) = yard.take()
+    yard.add(parent=claim.lease)
+    yard.end(claim, flags=Flag.SPAWNED)
+    claims = {one.id: one for one in yard.take()}
+    later = yard.add(group="g")
+    (child,) = claims.keys() - {waits}
+    yard.end(claims[child], Failed(error="boom", permanent=True))
+    assert yard.state(failed) == "failed"
+    # While it waited for its child the next has come to the head, and stays there.
+    assert [one.after for one in yard.store.desk.retry([failed])] == [State.BLOCKED]
+    assert yard.state(failed) == "blocked: group"
+    yard.end(claims[waits])
+    (again,) = yard.take()
+    assert again.id == failed
+    yard.end(again, Failed(error="boom", permanent=True))
+    assert yard.take() == []
+    assert yard.state(later) == "blocked: group"
+    # Nobody is at the head: now it is there again, before all others.
+    yard.store.desk.retry([failed, child])
+    assert yard.state(failed) == "ready"
+
+
+def test_a_group_that_stands_still_for_two_has_one_head_when_both_are_run_again(yard: Yard) -> None:
+    first, second = (yard.add(group="g", flags=int(Flag.HALT)) for _ in range(2))
+    for id in (first, second):
+        (claim,) = yard.take()
+        assert claim.id == id
+        child = yard.add(parent=claim.lease)
+        yard.end(claim, flags=Flag.SPAWNED)
+        yard.store.desk.hold([child])
+    children = [id for id in range(first, second + 3) if id not in (first, second)]
+    yard.store.desk.release(children)
+    for claim in yard.take():
+        yard.end(claim, Failed(error="boom", permanent=True))
+    assert [yard.state(id) for id in (first, second)] == ["failed", "failed"]
+    yard.store.desk.retry([second])
+    assert yard.state(second) == "ready"
+    yard.store.desk.retry([first])
+    assert yard.state(first) == "blocked: group"
+
+
 def test_a_halted_group_goes_on_without_the_failed_job_when_somebody_says_so(yard: Yard) -> None:
     failed, waits = (yard.add(group="g", flags=int(Flag.HALT)) for _ in range(2))
     yard.end(yard.take()[0], Failed(error="boom", permanent=True))

@@ -157,6 +157,39 @@ def test_keys_stand_in_one_order_everywhere(yard: Yard) -> None:
     assert hashes == sorted(wide_hash(f"{EVER}{number}") for number in range(50))
 
 
+@pytest.mark.parametrize("scope", [QUEUED, UNFINISHED])
+def test_of_two_that_are_retried_together_one_takes_their_key(yard: Yard, scope: int) -> None:
+    first = add(yard, job(scope=scope))
+    yard.end(yard.take()[0], BAD)
+    second = add(yard, job(scope=scope))
+    yard.end(yard.take()[0], BAD)
+    moved = yard.store.desk.retry([second.id, first.id])
+    assert [(one.after, one.holder) for one in moved] == [(None, first.id), (State.READY, None)]
+    assert add(yard, job(scope=scope)).id == first.id
+
+
+@pytest.mark.rows("C62")
+def test_who_gets_another_priority_stands_where_that_belongs(yard: Yard) -> None:
+    """In its group, and among those that are ready, where claims do not look below their floors each time."""
+    head = yard.add(group="g")
+    first = yard.add(group="g")
+    wanted = add(yard, job("g", conflict="replace", group="g"))
+    assert add(yard, job("g", conflict="replace", group="g", priority=5)).id == wanted.id
+    assert yard.run() == [head, wanted.id, first]
+
+    ready = add(yard, job("r", conflict="replace"))
+    before = yard.store.desk.job(ready.id)
+    yard.clock.forward(1)
+    add(yard, job("r", conflict="replace", args='{"a":[1]}'))
+    same = yard.store.desk.job(ready.id)
+    add(yard, job("r", conflict="replace", priority=5))
+    moved = yard.store.desk.job(ready.id)
+    assert before is not None
+    assert same is not None
+    assert moved is not None
+    assert moved.ready_at != same.ready_at == before.ready_at, "it loses its place by a new priority, and by nothing else"
+
+
 def test_keys_that_nobody_holds_are_pruned(yard: Yard) -> None:
     for name in "abc":
         add(yard, job(name))
@@ -312,13 +345,18 @@ def test_two_who_debounce_the_same_at_once_lose_no_transaction(yard: Yard) -> No
 
 
 @pytest.mark.rows("S2.26")
-def test_a_conflict_that_the_caller_catches_leaves_nothing_of_the_batch_behind(yard: Yard) -> None:
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_conflict_that_the_caller_catches_leaves_nothing_of_the_batch_behind(yard: Yard, begun: bool) -> None:
     taken = NewJob(task="t", queue="q", args="{}", unique=UniqueKey(wide_hash("9"), 0, conflict="raise"))
     other = NewJob(task="t", queue="q", args="{}", unique=UniqueKey(wide_hash("10"), 0))
     yard.store.add([taken])
     with yard.caller().connect() as caller, caller.begin():
-        caller.execute(yard.store.tables.text("DELETE FROM {labels}"))  # SQLite begins with the first write
+        if begun:
+            caller.execute(yard.store.tables.text("DELETE FROM {labels}"))  # SQLite's driver begins with the first write
         with pytest.raises(Conflict):
             yard.store.add_within(caller, [other, taken])
+    with yard.caller().connect() as caller:
+        keys = caller.execute(yard.store.tables.text("SELECT unique_hash FROM {unique_keys}")).scalars().all()
+    assert keys == [wide_hash("9")]
     assert [one.created for one in yard.store.add([other])] == [True]
     assert sum(yard.store.desk.counts().values()) == 2

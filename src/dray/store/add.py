@@ -123,11 +123,13 @@ def add(
     marked     the jobs that spawn these have been marked already
     missing    asks once more for parents that this transaction does not see, which may be an old one
 
-    Raises UnknownJob for a parent that does not exist, and LeaseLost for a spawner that has lost its lease.
+    Raises UnknownJob for a parent that does not exist, LeaseLost for a spawner that has lost its lease, BadOption for a child
+    that waits for its spawner.
     """
     unknown = edges.missing_parents(connection, tables, {id for job in jobs for id in job.after})
     if unknown and (unknown := missing(unknown)):
         raise UnknownJob(min(unknown))
+    edges.check_spawned(connection, tables, jobs)
     if not marked:
         edges.mark_spawners(connection, tables, spawners_of(jobs))
     added: list[Added] = []

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import msgspec
 from sqlalchemy import Connection, and_, or_, select, update
 
-from dray.errors import LeaseLost
-from dray.job import Flag, Lease, Reason
+from dray.errors import BadOption, LeaseLost
+from dray.job import Flag, Lease, NewJob, Reason
 from dray.store.codes import BLOCKED, CANCELLED, FAILED, REASON, RUNNING, SCHEDULED, SUCCEEDED, document
 from dray.store.ends import end_waiting
 from dray.store.owed import Owed
@@ -24,6 +24,7 @@ from dray.store.rows import by_ids
 from dray.store.tables import Tables
 
 ALL_SUCCEEDED, ALL_DONE, OR_CANCEL, WAIVED, SPAWNED = range(5)  # policies of an edge
+CHUNK = 1000  # parents that are named in one statement
 PARENTS, CHILDREN = REASON[Reason.PARENTS], REASON[Reason.CHILDREN]
 
 _WAITS = f"c.state = {BLOCKED} AND c.reason IN ({PARENTS}, {CHILDREN})"
@@ -44,7 +45,7 @@ _STILL = f"SELECT c.id FROM {{rows}} JOIN {{jobs}} c ON c.id = d.i WHERE {_WAITS
 
 # What has become of the parent, wherever it is now. One that is nowhere was deleted by a hand.
 _TRUTH = (
-    "SELECT e.job_id, e.needs_id, e.outcome, h.state AS ended, p.id AS live FROM {rows} JOIN {edges} e ON {on}"
+    "SELECT e.job_id, e.needs_id, e.policy, e.outcome, h.state AS ended, p.id AS live FROM {rows} JOIN {edges} e ON {on}"
     " LEFT JOIN {history} h ON h.id = e.needs_id LEFT JOIN {jobs} p ON p.id = e.needs_id"
 )
 _UNMET = (
@@ -54,7 +55,11 @@ _DOOM = (
     f"((e.policy IN ({ALL_SUCCEEDED}, {OR_CANCEL}) AND e.outcome = {CANCELLED})"
     f" OR (e.policy = {OR_CANCEL} AND e.outcome = {FAILED}))"
 )
-_OPEN = f"SELECT d.i FROM {{rows}} WHERE NOT EXISTS (SELECT 1 FROM {{edges}} e WHERE e.job_id = d.i AND {_UNMET})"
+# Who waits for his children has started, and waits for his parents no more; who starts over waits for them only.
+_OPEN = (
+    "SELECT c.id FROM {rows} JOIN {jobs} c ON c.id = d.i WHERE NOT EXISTS (SELECT 1 FROM {edges} e WHERE e.job_id = d.i"
+    f" AND {_UNMET} AND (e.policy = {SPAWNED}) = (c.reason = {CHILDREN}))"
+)
 _DOOMED = (
     f"SELECT e.job_id, e.needs_id, e.outcome FROM {{rows}} JOIN {{edges}} e ON e.job_id = d.i WHERE {_DOOM}"
     " ORDER BY e.job_id, e.needs_id"
@@ -104,6 +109,17 @@ def missing_parents(connection: Connection, tables: Tables, wanted: Collection[i
     return set(wanted) - set(connection.execute(_with(tables, there), {"doc": document(sorted(wanted))}).scalars())
 
 
+def check_spawned(connection: Connection, tables: Tables, jobs: Iterable[NewJob]) -> None:
+    """Raises BadOption for a child that waits for the job that spawns it, which waits for its children."""
+    for id in sorted({job.parent.id for job in jobs if job.parent is not None and job.parent.id in job.after}):
+        flags = connection.execute(select(tables.jobs.c.flags).where(tables.jobs.c.id == id)).scalar()
+        if flags is not None and not flags & Flag.MASTER:
+            raise BadOption(
+                f"job {id} ends after its children, so none of them can wait for it; leave it out of after=, leave out"
+                " parent=, or let its task be a master"
+            )
+
+
 def mark_spawners(connection: Connection, tables: Tables, leases: Iterable[Lease]) -> None:
     """Note on running jobs that they have children; raises LeaseLost for one that is not run under this lease any more."""
     jobs = tables.jobs
@@ -136,6 +152,17 @@ def dependents(
         wanted = some.where(edges.c.needs_id == id, needs, table.c.state.in_(states), waits)
         found.update(connection.execute(wanted.order_by(table.c.id).limit(limit)).scalars())
     return sorted(found)
+
+
+def find_out_anew(connection: Connection, tables: Tables, ids: Collection[int]) -> None:
+    """Forget how those ended that these jobs wait for, since they start over; what is known of those that were pruned stays."""
+    edges = tables.edges
+    mine = edges.c.job_id.in_(sorted(ids)), edges.c.outcome.is_not(None)
+    needed = set(connection.execute(select(edges.c.needs_id).where(*mine).distinct()).scalars())
+    there = sorted(needed - missing_parents(connection, tables, needed))
+    for start in range(0, len(there), CHUNK):
+        some = edges.c.needs_id.in_(there[start : start + CHUNK])
+        connection.execute(update(edges).where(*mine, some).values(outcome=None))
 
 
 def children(connection: Connection, tables: Tables, id: int, limit: int = 1000) -> list[int]:
@@ -193,7 +220,9 @@ def _write_outcomes(connection: Connection, tables: Tables, ids: Sequence[int], 
     mine = set(ids)
     changed: defaultdict[int | None, list[dict[str, int]]] = defaultdict(list)
     for row in connection.execute(_with(tables, template), {"doc": doc}):
-        gone = CANCELLED if row.outcome is None else row.outcome
+        # A child that nobody knew to have ended was one of an earlier run, and was pruned when that was over.
+        unknown = SUCCEEDED if row.policy == SPAWNED else CANCELLED
+        gone = unknown if row.outcome is None else row.outcome
         outcome = row.ended if row.ended is not None else None if row.live is not None else gone
         if row.job_id in mine and outcome != row.outcome:
             changed[outcome].append({"i": row.job_id, "n": row.needs_id})

@@ -8,10 +8,12 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Table, insert, literal, literal_column, null, select
 
+from dray.job import Flag
 from dray.store.codes import BLOCKED, FAILED, document
 from dray.store.notices import give_ended
 from dray.store.owed import Owed
 from dray.store.places import Placed
+from dray.store.rows import by_ids
 from dray.store.tables import Tables
 
 
@@ -23,8 +25,22 @@ def end_waiting(connection: Connection, tables: Tables, ends: Mapping[int, tuple
     for (state, note), ids in alike.items():
         said = {} if note is None else {"note": note}
         carry(connection, tables, tables.jobs, tables.history, ids, (BLOCKED,), ended(tables, state) | said)
-    give_ended(connection, tables, [id for id, (state, _) in ends.items() if state == FAILED])
+    failed = [id for id, (state, _) in ends.items() if state == FAILED]
+    give_ended(connection, tables, failed)
+    _halt(connection, tables, failed)
     return Placed(owed=Owed(ended=set(ends), coverers=set(ends)))  # they may have done the work of others
+
+
+_HALT = (
+    "INSERT INTO {halts} (group_hash, job_id, at) SELECT h.group_hash, h.id, {now} FROM {rows} JOIN {history} h ON h.id = d.i"
+    f" WHERE h.group_hash IS NOT NULL AND (h.flags & {int(Flag.HALT)}) <> 0"
+)
+
+
+def _halt(connection: Connection, tables: Tables, failed: Collection[int]) -> None:
+    """Let the groups stand still of those that have failed because of others, where that was asked for."""
+    if failed:
+        connection.execute(by_ids(tables, _HALT), {"doc": document(sorted(failed))})
 
 
 def ended(tables: Tables, state: int) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Letting jobs out of the lines of groups and limits.
 
-Somebody comes to hold something here, in `follow`, and when a job that its group stands still for is run again; the first two
-lock the gate, the third its halt, which nobody else has as long as the group stands still.
+Somebody comes to hold something here, in `follow`, and when a job that its group stands still for is run again.
 
 Whoever lets somebody out locks the gate first and looks in a statement of its own afterwards, so that it sees what all before
 it have done. What holds a gate is counted among the jobs themselves; nothing is counted in the gate's row, which is only there

@@ -134,15 +134,16 @@ class Settler:
     def _work_off(self, owed: Owed) -> Iterator[Placed]:
         left = Owed()
         left.add(owed)
-        while left:
-            for step in self._steps:
-                keys = sorted(getattr(left, step.takes))
-                getattr(left, step.takes).clear()
-                for start in range(0, len(keys), CHUNK):
-                    placed = self._step(step, keys[start : start + CHUNK])
-                    left.add(placed.owed)
-                    if placed.ready or placed.locked:
-                        yield placed
+        # Always the first step that has anything to do: who may be the first of a line is asked when all have joined it whom
+        # others' ends let go on.
+        while step := next((step for step in self._steps if getattr(left, step.takes)), None):
+            keys = sorted(getattr(left, step.takes))
+            getattr(left, step.takes).clear()
+            for start in range(0, len(keys), CHUNK):
+                placed = self._step(step, keys[start : start + CHUNK])
+                left.add(placed.owed)
+                if placed.ready or placed.locked:
+                    yield placed
 
     def _step(self, step: Step, keys: Sequence[int]) -> Placed:
         wanted = self._database.once(lambda connection: step.look(connection, self._tables, keys))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, and_, delete, func, select, update
+from sqlalchemy import Connection, and_, case, delete, func, select, update
 
 from dray.errors import Conflict, StoreUnavailable
 from dray.job import NewJob, Reason, UniqueKey
@@ -164,11 +164,10 @@ def _replace(connection: Connection, tables: Tables, job: NewJob, id: int) -> No
     """Let the queued job be as the new one would have been; one that waits for its time waits for the new one."""
     jobs, wanted = tables.jobs, job.unique
     assert wanted is not None
-    values: dict[str, Any] = {"args": job.args, "priority": job.priority}
     mine = update(jobs).where(jobs.c.id == id)
-    connection.execute(
-        tables.dialect.by_primary_key(mine.where(jobs.c.state.in_((READY, SCHEDULED, RETRYING, BLOCKED)))).values(**values)
-    )
+    queued = mine.where(jobs.c.state.in_((READY, SCHEDULED, RETRYING, BLOCKED)))
+    values = {**with_priority(tables, job.priority), "args": job.args}
+    connection.execute(tables.dialect.by_primary_key(queued).ordered_values(*values.items()))
     if job.delay is None and job.run_at is None:
         return
     run_at: Any = job.run_at if job.run_at is not None else tables.now() + round((job.delay or 0) * 1_000_000)
@@ -178,6 +177,18 @@ def _replace(connection: Connection, tables: Tables, job: NewJob, id: int) -> No
         run_at = least(run_at, latest)
     timed = mine.where(jobs.c.state == SCHEDULED)
     connection.execute(tables.dialect.by_primary_key(timed).values(run_at=run_at))
+
+
+def with_priority(tables: Tables, priority: int) -> dict[str, Any]:
+    """What is written into a job that gets this priority while it waits, in this order."""
+    jobs = tables.jobs
+    # Else it would lie below the floors of those who claim from where it goes.
+    moved = and_(jobs.c.state == READY, jobs.c.priority != priority)
+    return {
+        "group_rank": case((jobs.c.group_rank == jobs.c.priority, priority), else_=jobs.c.group_rank),
+        "ready_at": case((moved, tables.now()), else_=jobs.c.ready_at),
+        "priority": priority,
+    }
 
 
 def _take_over(connection: Connection, tables: Tables, job: NewJob, key: _Key) -> bool:
@@ -197,28 +208,31 @@ def retake(connection: Connection, tables: Tables, keys: Iterable[tuple[int, str
     keys    id of the job, its key, the key's scope
     """
     refused: dict[int, int] = {}
+    given: dict[str, int] = {}
     table = tables.unique_keys
     for id, hash, scope in sorted(keys, key=lambda one: one[1]):
         if scope == WINDOW:
             continue
-        owner = _retake(connection, tables, NewJob(task="", queue="", args="", unique=UniqueKey(hash, scope)), hash, id)
+        # Of two of them with one key the first has it: it is not live yet, so that the other would find the key free.
+        owner = given.get(hash) or _retake(connection, tables, UniqueKey(hash, scope), id)
         if owner is not None:
             refused[id] = owner
             continue
+        given[hash] = id
         connection.execute(update(table).where(table.c.unique_hash == hash).values(job_id=id))
     return refused
 
 
-def _retake(connection: Connection, tables: Tables, job: NewJob, hash: str, id: int) -> int | None:
+def _retake(connection: Connection, tables: Tables, wanted: UniqueKey, id: int) -> int | None:
     """Take a key for a job that had it once; gives whom it belongs to, if that is another."""
-    assert job.unique is not None
+    job = NewJob(task="", queue="", args="", unique=wanted)
     for _ in range(TRIES):
         _insert(connection, tables, [job])
-        for key in _read(connection, tables, [hash]):  # none, if it has just been pruned: once more
+        for key in _read(connection, tables, [wanted.hash]):  # none, if it has just been pruned: once more
             if key.job_id in (TAKEN, id):
                 return None
             holder = connection.execute(tables.text(_HOLDER + _SHARE[tables.dialect.name]), {"i": key.job_id}).first()
-            if is_held(job.unique.scope, holder):
+            if is_held(wanted.scope, holder):
                 return key.job_id
             if _take_over(connection, tables, job, key):
                 return None
