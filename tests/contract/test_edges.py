@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection
@@ -11,6 +12,7 @@ from dray.errors import BadOption, LeaseLost, UnknownJob
 from dray.job import Claim, Done, Failed, Finish, Flag, Lease, NewJob, State
 from dray.lifecycle import decide
 from dray.store import open_store
+from dray.store.edges import SLICE
 from dray.store.owed import Owed
 from tests.contract.yard import Yard
 from tests.servers import Database
@@ -181,6 +183,64 @@ def test_a_lost_release_is_found_by_its_note(yard: Yard, monkeypatch: pytest.Mon
     yard.clock.forward(5)
     assert yard.store.settler.sweep() == 1
     assert yard.state(child) == "ready"
+
+
+MANY = 5000
+
+
+def slice_by_slice(yard: Yard, monkeypatch: pytest.MonkeyPatch, dies_after: int | None = None) -> list[int]:
+    """How many jobs each transaction of settling takes away from those that wait."""
+    real, sizes = yard.store.database.transact, list[int]()
+
+    def transact(work: Any) -> Any:
+        if dies_after is not None and len(sizes) > dies_after:
+            raise KeyboardInterrupt
+        before = yard.store.desk.counts()[State.BLOCKED]
+        result = real(work)
+        sizes.append(before - yard.store.desk.counts()[State.BLOCKED])
+        return result
+
+    monkeypatch.setattr(yard.store.database, "transact", transact)
+    return sizes
+
+
+@pytest.mark.rows("S0.14", "C48")
+def test_any_number_of_dependents_is_let_go_in_short_transactions(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    parent = yard.add()
+    yard.store.add([NewJob(task="t", queue="q", args="{}", after=(parent,)) for _ in range(MANY)])
+    (claim,) = yard.take()
+    with monkeypatch.context() as patch:
+        sizes = slice_by_slice(yard, patch)
+        yard.end(claim)
+    assert sum(sizes) == MANY
+    assert max(sizes) == SLICE
+    assert yard.store.desk.counts()[State.READY] == MANY
+    assert notes(yard) == []
+
+
+@pytest.mark.rows("C48")
+def test_a_crash_amid_many_dependents_leaves_a_note_of_the_rest(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of what those have to let go on that were cancelled before the crash."""
+    parent = yard.add()
+    jobs = [NewJob(task="t", queue="q", args="{}", after=(parent,)) for _ in range(MANY // 2)]
+    children = [one.id for one in yard.store.add(jobs)]
+    last = yard.add(after=(children[0],))
+    with monkeypatch.context() as patch:
+        sizes = slice_by_slice(yard, patch, dies_after=3)
+        with pytest.raises(KeyboardInterrupt):
+            yard.store.desk.cancel([parent])
+        assert sizes == [0, SLICE, SLICE, SLICE]
+    assert yard.state(last) == "blocked: parents"
+    assert len(notes(yard)) == 4
+    yard.clock.forward(5)
+    yard.store.settler.sweep()
+    assert yard.store.desk.counts()[State.CANCELLED] == len(children) + 2
+    assert notes(yard) == []
+
+
+def notes(yard: Yard) -> list[int]:
+    statement = yard.store.tables.text("SELECT id FROM {unsettled}")
+    return list(yard.store.database.once(lambda connection: connection.execute(statement).scalars().all()))
 
 
 def test_plain_jobs_leave_no_notes(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
