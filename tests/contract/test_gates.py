@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 import pytest
 
 from dray.job import Failed, Flag, HandedBack, NewJob, Snoozed, State, UniqueKey, wide_hash
 from dray.stations import gate_hash
-from dray.store import open_store
+from dray.store import limits, open_store
 from dray.store.owed import Owed
 from dray.store.sql import SqlStore
 from tests.contract.yard import Yard
@@ -448,3 +449,62 @@ def test_rows_of_limits_with_a_rate_are_pruned_once_nothing_counts(yard: Yard) -
     assert yard.store.desk.prune_gates(10) == 0
     yard.clock.forward(60)
     assert yard.store.desk.prune_gates(10) == 1
+
+
+def rule_of(yard: Yard, name: str) -> str | None:
+    return yard.store.desk.shares(name).rule
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_note_that_is_found_late_does_not_bring_back_old_numbers(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch, ended: bool
+) -> None:
+    """The newest enqueue says how much a limit allows, whether its job has ended since or not."""
+    yard.add(limit="l", limit_rule="1")
+    with monkeypatch.context() as patch:
+        patch.setattr(yard.store.settler, "settle", lambda owed, notes=(): [])  # it dies after its commit
+        yard.add(limit="l", limit_rule="2")
+    newest = yard.add(limit="l", limit_rule="3")
+    assert rule_of(yard, "l") == "3"
+    if ended:
+        yard.store.desk.cancel([newest])
+    yard.clock.forward(5)
+    yard.store.settler.sweep()
+    assert rule_of(yard, "l") == "3"
+
+
+def test_a_note_that_is_found_late_still_brings_its_numbers(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    yard.add(limit="l", limit_rule="1")
+    with monkeypatch.context() as patch:
+        patch.setattr(yard.store.settler, "settle", lambda owed, notes=(): [])
+        yard.add(limit="l", limit_rule="2")
+    yard.add(limit="other", limit_rule="7")
+    yard.clock.forward(5)
+    yard.store.settler.sweep()
+    assert (rule_of(yard, "l"), rule_of(yard, "other")) == ("2", "7")
+
+
+def test_who_enqueues_while_older_numbers_are_taken_has_the_last_word(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """He finds his own numbers there, since the others are not committed yet, and has nothing to say."""
+    if yard.store.tables.dialect.name == "sqlite":
+        pytest.skip("SQLite has one writer at a time")
+    yard.add(limit="l", limit_rule="1")
+    other = open_store(yard.url)
+    again = NewJob(task="t", queue="q", args="{}", limit="l", limit_rule="1")
+    late = threading.Thread(target=lambda: other.add([again]))
+    real = limits._newest_rule
+
+    def newest_rule(*args: Any) -> str | None:
+        found = real(*args)
+        if late.ident is None:
+            count = sum(yard.store.desk.counts().values())
+            late.start()
+            while sum(yard.store.desk.counts().values()) == count:
+                time.sleep(0.01)
+        return found
+
+    monkeypatch.setattr(limits, "_newest_rule", newest_rule)
+    yard.add(limit="l", limit_rule="2")
+    late.join(60)
+    other.close()
+    assert rule_of(yard, "l") == "1"

@@ -35,16 +35,19 @@ class Step(NamedTuple):
     takes   the field of `Owed` whose keys it works off
     look    which of these keys need anything: without a lock, since mostly none does
     act     draw the consequences, in one transaction; gives what is ready now, and what is owed next
+    times   how often
     """
 
     takes: str
     look: Callable[[Connection, Tables, Sequence[int]], Sequence[int]]
     act: Callable[[Connection, Tables, Sequence[int]], Placed]
+    times: int = 1
 
     def run(self, database: Database, tables: Tables, keys: Sequence[int]) -> Iterator[Callable[[Connection], Placed]]:
         """The transactions that it takes."""
         if wanted := database.once(lambda connection: self.look(connection, tables, keys)):
-            yield lambda connection: self.act(connection, tables, wanted)
+            for _ in range(self.times):
+                yield lambda connection: self.act(connection, tables, wanted)
 
 
 class Release(NamedTuple):
@@ -72,7 +75,7 @@ class Settler:
             Step("waiting", self._dependents.still_waiting, edges.look_again),
             Step("coverers", cover.ended_coverers, cover.uncover),
             Step("groups", gates.open_groups, gates.let_heads),
-            Step("rulings", limits.newer_rules, limits.take_rules),
+            Step("rulings", limits.other_rules, limits.take_rules, times=2),
             Step("limits", limits.waited_for, limits.give_shares),
         )
 
