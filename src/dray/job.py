@@ -68,6 +68,7 @@ class Flag(IntFlag):
     SPAWNED = 512  # it has enqueued children while it ran
     CANCELS_WITH_PARENTS = 256  # it is cancelled when a job that it needs fails
     TOLD = 1024  # a notice that it has failed many times was given, and is not given again
+    DOOMED = 2048  # it was cancelled because of a job that it needs, and by nobody's own wish
 
 
 @lru_cache(maxsize=4096)

@@ -262,6 +262,7 @@ class Model:
                 job.group_held = None
                 return self.pass_on(job)
         elif (doom := self.doom(job)) is not None:
+            job.flags |= Flag.DOOMED
             self.end(job, State.CANCELLED, doom)
         else:
             return self.wait_for_its_time(job)

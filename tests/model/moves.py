@@ -86,7 +86,7 @@ def retry(model: Model, job: Job, force: bool, head: bool) -> State | None:
         return job.state
     if starts_over(job, force):
         job.attempt = job.crashes = job.snoozes = job.signature = 0
-        job.flags &= ~(Flag.CANCEL | Flag.SUSPECT)
+        job.flags &= ~(Flag.CANCEL | Flag.SUSPECT | Flag.DOOMED)
         job.worker_id = job.claimed_at = job.started_at = job.finished_at = job.expires_at = None
         job.result = job.report = job.note = None
         model.halts.get(job.group_name or "", set()).discard(job.id)

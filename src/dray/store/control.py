@@ -104,9 +104,12 @@ class Acted(NamedTuple):
 Act = Callable[[Sequence[_Found]], Acted]
 
 
-def cancel(connection: Connection, tables: Tables, ids: Sequence[int], note: str | None = "cancelled") -> Moves:
-    """End jobs that wait; ask running ones to end, which they hear at their next checkpoint."""
-    values = ended(tables, CANCELLED) | {"note": note}
+def cancel(
+    connection: Connection, tables: Tables, ids: Sequence[int], note: str | None = "cancelled", *, doomed: bool = False
+) -> Moves:
+    """End jobs that wait; ask running ones to end, which they hear at their next checkpoint. `doomed`: because of a job that
+    they need."""
+    values = ended(tables, CANCELLED, Flag.DOOMED if doomed else 0) | {"note": note}
 
     def act(found: Sequence[_Found]) -> Acted:
         waiting, running = _ids(found, WAITING), _ids(found, (RUNNING,))
@@ -338,7 +341,7 @@ def _afresh(tables: Tables) -> dict[str, Any]:
     """An ended job as if it had never run. Its fence and its last error stay."""
     times = "claimed_at", "started_at", "finished_at", "covered_by", "expires_at"  # a person wants it now
     nothing = ("worker_id", *times, "group_held", "limit_held", "result", "report", "note")
-    flags = tables.history.c.flags.bitwise_and(~int(Flag.CANCEL | Flag.SUSPECT))
+    flags = tables.history.c.flags.bitwise_and(~int(Flag.CANCEL | Flag.SUSPECT | Flag.DOOMED))
     return {
         **dict.fromkeys(nothing),
         "attempt": 0,

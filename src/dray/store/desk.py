@@ -13,7 +13,7 @@ from dray.rollup import Numbers
 from dray.stations import GROUP, gate_hash
 from dray.store import control, controls, edges, failures, gates, notices, output, prune, read, rollups, unique, waits
 from dray.store.board import Rollup
-from dray.store.codes import EPOCH, STATE, instant
+from dray.store.codes import EPOCH, instant
 from dray.store.connect import Database
 from dray.store.control import Moved, Moves
 from dray.store.controls import Controls
@@ -46,9 +46,9 @@ class Desk:
 
     # --- moves ----------------------------------------------------------------------------------------------------------
 
-    def cancel(self, ids: Sequence[int], note: str = "cancelled") -> list[Moved]:
-        """End jobs that have not started; ask running ones to end."""
-        return self._move(lambda connection: control.cancel(connection, self._tables, ids, note))
+    def cancel(self, ids: Sequence[int], note: str = "cancelled", *, doomed: bool = False) -> list[Moved]:
+        """End jobs that have not started; ask running ones to end. `doomed`: because of a job that they need."""
+        return self._move(lambda connection: control.cancel(connection, self._tables, ids, note, doomed=doomed))
 
     def hold(self, ids: Sequence[int], note: str | None = None) -> list[Moved]:
         """Keep jobs from starting until they are released."""
@@ -72,10 +72,13 @@ class Desk:
         """Let a job wait for this parent no longer; False: it does not wait for it."""
         return self._settler.transact(lambda connection: edges.waive(connection, self._tables, job_id, parent))
 
-    def dependents(self, job_id: int, states: Sequence[State] = (State.BLOCKED,)) -> list[int]:
-        """Jobs in these states that need this one to have succeeded, a thousand at most."""
-        codes = [STATE[state] for state in states]
-        return self._look(lambda connection: edges.dependents(connection, self._tables, job_id, codes))
+    def dependents(self, job_id: int) -> list[int]:
+        """Jobs that wait for this one to have succeeded, a thousand at most."""
+        return self._look(lambda connection: edges.dependents(connection, self._tables, job_id))
+
+    def doomed_by(self, job_id: int, after: int = 0) -> list[int]:
+        """Jobs behind this id that were cancelled because of that one, a thousand at most, and by no person."""
+        return self._look(lambda connection: edges.doomed_by(connection, self._tables, job_id, after))
 
     def pause(self, queue: str, note: str | None = None, seconds: float | None = None, until: int | None = None) -> int:
         """Let nothing of a queue start; gives the number of this change, which workers say that they obey."""

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, and_, or_, select, update
+from sqlalchemy import Connection, and_, select, update
 
 from dray.errors import BadOption, LeaseLost
 from dray.job import Flag, Lease, NewJob, Reason
@@ -184,20 +184,23 @@ def waive(connection: Connection, tables: Tables, id: int, parent: int) -> tuple
     return waived, Owed(waiting={id})
 
 
-def dependents(
-    connection: Connection, tables: Tables, id: int, states: Sequence[int] = (BLOCKED,), limit: int = 1000
-) -> list[int]:
-    """Jobs in these states that need this one to have succeeded; of blocked ones those that wait for their parents still."""
-    edges = tables.edges
-    places = (tables.jobs, tables.history)
-    found: set[int] = set()
-    for table in places:
-        some = select(table.c.id).join_from(edges, table, table.c.id == edges.c.job_id)
-        waits = or_(table.c.state != BLOCKED, table.c.reason == PARENTS)
-        needs = edges.c.policy.in_((ALL_SUCCEEDED, OR_CANCEL))
-        wanted = some.where(edges.c.needs_id == id, needs, table.c.state.in_(states), waits)
-        found.update(connection.execute(wanted.order_by(table.c.id).limit(limit)).scalars())
-    return sorted(found)
+def dependents(connection: Connection, tables: Tables, id: int, limit: int = 1000) -> list[int]:
+    """Jobs that wait for this one to have succeeded."""
+    edges, jobs = tables.edges, tables.jobs
+    needs = and_(edges.c.needs_id == id, edges.c.policy.in_((ALL_SUCCEEDED, OR_CANCEL)))
+    waits = and_(jobs.c.state == BLOCKED, jobs.c.reason == PARENTS)
+    some = select(jobs.c.id).join_from(edges, jobs, jobs.c.id == edges.c.job_id).where(needs, waits)
+    return list(connection.execute(some.order_by(jobs.c.id).limit(limit)).scalars())
+
+
+def doomed_by(connection: Connection, tables: Tables, id: int, after: int = 0, limit: int = 1000) -> list[int]:
+    """Jobs behind this id that were cancelled because that one failed or was cancelled, or was given up."""
+    edges, history = tables.edges, tables.history
+    hopeless = and_(edges.c.policy.in_((ALL_SUCCEEDED, OR_CANCEL)), edges.c.outcome.in_((FAILED, CANCELLED)))
+    some = select(history.c.id).join_from(edges, history, history.c.id == edges.c.job_id)
+    some = some.where(edges.c.needs_id == id, edges.c.job_id > after, hopeless)
+    some = some.where(history.c.state == CANCELLED, history.c.flags.op("&")(int(Flag.DOOMED)) != 0)
+    return list(connection.execute(some.order_by(edges.c.job_id).limit(limit)).scalars())
 
 
 def find_out_anew(connection: Connection, tables: Tables, ids: Collection[int]) -> None:
@@ -303,7 +306,8 @@ def _cancel_doomed(connection: Connection, tables: Tables, children: dict[int, _
             doomed.setdefault(id, f"job {parent}, which it needs, {'failed' if outcome == FAILED else 'was cancelled'}")
     for id in doomed:
         del children[id]
-    return end_waiting(connection, tables, {id: (CANCELLED, note) for id, note in doomed.items()}, PARENTS)
+    ends: dict[int, tuple[int, str | None]] = {id: (CANCELLED, note) for id, note in doomed.items()}
+    return end_waiting(connection, tables, ends, PARENTS, flags=Flag.DOOMED)
 
 
 def _send_on(connection: Connection, tables: Tables, free: Sequence[_Child]) -> Placed:

@@ -17,14 +17,16 @@ from dray.store.rows import by_ids
 from dray.store.tables import Tables
 
 
-def end_waiting(connection: Connection, tables: Tables, ends: Mapping[int, tuple[int, str | None]], reason: int) -> Placed:
+def end_waiting(
+    connection: Connection, tables: Tables, ends: Mapping[int, tuple[int, str | None]], reason: int, flags: int = 0
+) -> Placed:
     """End locked jobs that wait for this reason: the state of each, and a note (None: it keeps its own)."""
     alike: defaultdict[tuple[int, str | None], list[int]] = defaultdict(list)
     for id, end in ends.items():
         alike[end].append(id)
     for (state, note), ids in alike.items():
         said = {} if note is None else {"note": note}
-        carry(connection, tables, tables.jobs, tables.history, ids, (BLOCKED,), ended(tables, state) | said)
+        carry(connection, tables, tables.jobs, tables.history, ids, (BLOCKED,), ended(tables, state, flags) | said)
     failed = [id for id, (state, _) in ends.items() if state == FAILED]
     give_ended(connection, tables, failed)
     _halt(connection, tables, failed)
@@ -43,10 +45,11 @@ def _halt(connection: Connection, tables: Tables, failed: Collection[int]) -> No
         connection.execute(by_ids(tables, _HALT), {"doc": document(sorted(failed))})
 
 
-def ended(tables: Tables, state: int) -> dict[str, Any]:
-    """What is written into a job that ends now and holds nothing any more."""
+def ended(tables: Tables, state: int, flags: int = 0) -> dict[str, Any]:
+    """What is written into a job that ends now and holds nothing any more; `flags` are added."""
     gone = dict.fromkeys(("reason", "ready_at", "group_held", "limit_held", "covered_by"))
-    return {**gone, "state": state, "finished_at": tables.now()}
+    flagged = {"flags": tables.jobs.c.flags.bitwise_or(flags)} if flags else {}
+    return {**gone, **flagged, "state": state, "finished_at": tables.now()}
 
 
 def carry(
