@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -226,25 +225,15 @@ class Admin:
         return self._moves(ids, "retried", lambda some: self._store().desk.retry(some, force=force))
 
     def retry_with_children(self, ids: Sequence[int], *, force: bool = False) -> list[Move]:
-        """The same, and then the jobs that were cancelled because one of these failed, was cancelled or given up, and so on.
-
-        What a person cancelled, or what was not started in time, stays as it is.
-        """
+        """The same, and then what was cancelled because of one of these, and so on; not what a person cancelled, or time."""
         moves = self.retry(ids, force=force)
         seen, parents = {move.id for move in moves}, [move.id for move in moves if move.error is None]
         while parents:
-            found = {child for id in parents for child in self._doomed_by(id)}
-            revived = self.retry(sorted(found - seen))
+            found = {child for id in parents for child in self._store().desk.doomed_by(id)}
+            moves += (revived := self.retry(sorted(found - seen)))
             seen |= found
             parents = [move.id for move in revived if move.error is None]
-            moves += revived
         return moves
-
-    def _doomed_by(self, id: int) -> Iterator[int]:
-        after = 0
-        while some := self._store().desk.doomed_by(id, after):
-            yield from some
-            after = some[-1]
 
     def hold(self, ids: Sequence[int], note: str | None = None) -> list[Move]:
         """Keep jobs from starting until they are released; what waits gives back its place in its group and limit."""
@@ -304,10 +293,9 @@ class Admin:
 
     def give_up(self, parent: int) -> list[Move]:
         """Cancel everything that waits for this job to succeed, since it never will."""
-        desk, moves = self._store().desk, []
-        cancel = partial(desk.cancel, note=f"job {parent}, which it needs, was given up", doomed=True)
+        desk, moves, note = self._store().desk, list[Move](), f"job {parent}, which it needs, was given up"
         while waiting := desk.dependents(parent):
-            moves += self._moves(waiting, "cancelled", cancel)
+            moves += self._moves(waiting, "cancelled", lambda some: desk.cancel(some, note, doomed=True))
         return moves
 
     def cancel(self, ids: Sequence[int], note: str = "cancelled by an operator") -> list[Move]:

@@ -7,8 +7,10 @@ import time
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection, Engine, event
 
 from dray.job import Failed, Flag, HandedBack, NewJob, Snoozed, State, UniqueKey, wide_hash
+from dray.rates import KEPT
 from dray.stations import gate_hash
 from dray.store import limits, open_store
 from dray.store.owed import Owed
@@ -272,6 +274,39 @@ def test_a_rate_lets_so_many_start_in_any_stretch_of_its_time(yard: Yard) -> Non
     yard.clock.forward(1.1)
     yard.store.open_rates()
     assert len(yard.take()) == 3
+
+
+@pytest.mark.rows("S4.16")
+def test_what_a_rate_remembers_of_many_starts_stays_short_and_is_enough(yard: Yard) -> None:
+    let = []
+    for _ in range(300):
+        yard.clock.forward(0.25)
+        yard.store.add([NewJob(task="t", queue="q", args="{}", limit="api", limit_rule="150/60")] * 2)
+        yard.store.open_rates()
+        claims = yard.take()
+        for claim in claims:
+            yard.end(claim)
+        let.append((yard.clock.now, len(claims)))
+        assert sum(count for at, count in let if at > yard.clock.now - 60_000_000) <= 150
+    statement = yard.store.tables.text("SELECT spent FROM {gates}")
+    (spent,) = yard.store.database.once(lambda connection: connection.execute(statement).scalars().all())
+    assert len(spent) < 30 * (KEPT + 1)
+    assert 150 < sum(count for _, count in let) <= 300
+
+
+def test_a_look_that_lets_nobody_through_writes_nothing(yard: Yard) -> None:
+    yard.store.add([NewJob(task="t", queue="q", args="{}", limit="api", limit_rule="2/60")] * 5)
+    written: list[str] = []
+
+    def look(connection: Connection, cursor: Any, statement: str, *rest: Any) -> None:
+        if statement.startswith("UPDATE") and "gates" in statement:
+            written.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", look)
+    yard.store.settler.settle(Owed(limits={gate_hash("limit", "api") or 0}))
+    yard.add(limit="api", limit_rule="2/60")
+    event.remove(Engine, "before_cursor_execute", look)
+    assert written == []
 
 
 def test_a_rate_does_not_save_up_starts_for_workers_that_are_away(yard: Yard) -> None:

@@ -32,6 +32,7 @@ FLOORS: list[set[str]] = [
         "shapes",
         "calls",
         "pace",
+        "rates",
         "meter",
         "redact",
         "rollup",

@@ -184,8 +184,8 @@ class Desk(NoticeBoard, RollupBoard, Protocol):
         """Jobs that wait for this one to have succeeded, a thousand at most."""
         ...
 
-    def doomed_by(self, job_id: int, after: int = 0) -> Sequence[int]:
-        """Jobs behind this id that were cancelled because of that one, a thousand at most, and by no person."""
+    def doomed_by(self, job_id: int) -> Sequence[int]:
+        """Jobs that were cancelled because of this one, and by no person, however many."""
         ...
 
     def pause(self, queue: str, note: str | None = None, seconds: float | None = None, until: int | None = None) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import TypeVar
 
 from sqlalchemy import Connection, select
@@ -76,9 +77,12 @@ class Desk:
         """Jobs that wait for this one to have succeeded, a thousand at most."""
         return self._look(lambda connection: edges.dependents(connection, self._tables, job_id))
 
-    def doomed_by(self, job_id: int, after: int = 0) -> list[int]:
-        """Jobs behind this id that were cancelled because of that one, a thousand at most, and by no person."""
-        return self._look(lambda connection: edges.doomed_by(connection, self._tables, job_id, after))
+    def doomed_by(self, job_id: int) -> list[int]:
+        """Jobs that were cancelled because of this one, and by no person, however many."""
+        found: list[int] = []
+        while some := self._look(partial(edges.doomed_by, tables=self._tables, id=job_id, after=found[-1] if found else 0)):
+            found += some
+        return found
 
     def pause(self, queue: str, note: str | None = None, seconds: float | None = None, until: int | None = None) -> int:
         """Let nothing of a queue start; gives the number of this change, which workers say that they obey."""

@@ -9,6 +9,7 @@ import msgspec
 from sqlalchemy import Connection, func, select, update
 
 from dray.options import Limit
+from dray.rates import Start, thinned
 from dray.stations import LIMIT, Held
 from dray.store.codes import READY, document
 from dray.store.gates import Gate, let_out, lock
@@ -127,7 +128,7 @@ class _Room:
     rule: Limit
     now: int
     free: int
-    spent: list[tuple[int, int]]
+    spent: list[Start]
     used: int = 0
 
     def use(self, count: int) -> None:
@@ -139,20 +140,20 @@ class _Room:
         if self.rule.rate is None or self.used < self.free:
             return None
         first = self._starts[0][0] if self._starts else self.now
-        return first + round(self.rule.per * 1_000_000)
+        return first + self.gate.per
 
     @property
-    def _starts(self) -> list[tuple[int, int]]:
+    def _starts(self) -> list[Start]:
         return [*self.spent, *([(self.now, self.used)] if self.used else [])]
 
     def spent_now(self) -> str:
-        return msgspec.json.encode(self._starts).decode()
+        return msgspec.json.encode(thinned(self._starts, self.gate.per)).decode()
 
 
 def _room(gate: Gate, held: int, unstarted: int, now: int) -> _Room:
     rule = gate.limit
     free = 2**31 if rule.most is None else rule.most - held
-    spent: list[tuple[int, int]] = []
+    spent: list[Start] = []
     if rule.rate is not None:
         spent = gate.starts_since(now)
         # Those let through long ago that nobody has started yet would else start together with as many new ones.
@@ -188,7 +189,7 @@ def _looked_up(connection: Connection, tables: Tables, rooms: Sequence[_Room]) -
 
 
 def _remember(connection: Connection, tables: Tables, room: _Room) -> None:
-    if room.rule.rate is None:
+    if room.rule.rate is None or (room.used == 0 and room.opens_at == room.gate.opens_at):
         return
     gates = tables.gates
     values = {"spent": room.spent_now(), "opens_at": room.opens_at}
