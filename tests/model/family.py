@@ -7,7 +7,7 @@ import sys
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from dray.job import Done, Flag, Lease, Reason, State
+from dray.job import ENDED, Done, Flag, Lease, Reason, State
 from tests.model import keys
 from tests.model.desk import Operating
 from tests.model.enqueue import WISHES, Enqueueing, Wish
@@ -62,6 +62,18 @@ class Families(Enqueueing, Working, Operating, Upkeep):
     def prune_keys(self) -> None:
         assert self.store.desk.prune_keys(None) is None
         keys.prune(self.model)
+
+    @precondition(lambda self: self.rivals())
+    @rule(place=PLACE)
+    def rivals_start_over(self, place: int) -> None:
+        """All ended jobs of one key at once: one of them has it then, or none."""
+        for ids in self.pick([place], self.rivals()):
+            self.move("retry", [*ids], force=True)
+
+    def rivals(self) -> list[tuple[int, ...]]:
+        ended = [job for job in self.model.where(*ENDED) if job.unique_hash is not None]
+        alike = {hash: tuple(job.id for job in ended if job.unique_hash == hash) for hash in {job.unique_hash for job in ended}}
+        return sorted(ids for ids in alike.values() if len(ids) > 1)
 
     @precondition(lambda self: any(self.model.halts.values()))
     @rule(place=PLACE)

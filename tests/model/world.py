@@ -134,7 +134,8 @@ def check_sides(model: Model, sides: list[tuple[Any, ...]]) -> None:
     for kind, *values in sides:
         kinds[kind].append(tuple(values))
     assert not kinds["note"], f"{kinds['note']} was left unsettled"
-    assert {row[0] for row in kinds["halt"]} == {id for ids in model.halts.values() for id in ids}
+    halting, ought = {row[0] for row in kinds["halt"]}, {id for ids in model.halts.values() for id in ids}
+    assert halting == ought, f"groups stand still because of {halting}, should do so because of {ought}"
     # For those who do not wait now it is found out anew when they do.
     waiting = {job.id for job in model.jobs.values() if job.reason in (Reason.PARENTS, Reason.CHILDREN)}
     edges = {(id, other): (one.policy, one.outcome if id in waiting else None) for (id, other), one in model.edges.items()}
@@ -146,8 +147,8 @@ def check_sides(model: Model, sides: list[tuple[Any, ...]]) -> None:
     ]
     assert not wrong, "; ".join(wrong)
     keys = {row[5]: (row[0], row[1], row[4] or None) for row in kinds["key"]}
-    ought = {hash: (key.job_id, key.scope, key.until) for hash, key in model.keys.items()}
-    assert keys == ought, f"the unique keys are {keys}, should be {ought}"
+    taken = {hash: (key.job_id, key.scope, key.until) for hash, key in model.keys.items()}
+    assert keys == taken, f"the unique keys are {keys}, should be {taken}"
     labels = [(id, name, value) for id, named in model.labels.items() for name, value in named.items()]
     assert sorted((row[0], row[5], row[6]) for row in kinds["label"]) == sorted(labels)
     attempts = {Lease(row[0], row[1]): (row[2], STATE_OF[row[3]], row[4], row[5]) for row in kinds["attempt"]}
