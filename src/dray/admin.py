@@ -225,15 +225,14 @@ class Admin:
         return self._moves(ids, "retried", lambda some: self._store().desk.retry(some, force=force))
 
     def retry_with_children(self, ids: Sequence[int], *, force: bool = False) -> list[Move]:
-        """The same, and then the jobs that were cancelled because one of these failed or was cancelled, and theirs in turn."""
-        desk = self._store().desk
+        """The same, and then what was cancelled because of one of these, and so on; not what a person cancelled, or time."""
         moves = self.retry(ids, force=force)
         seen, parents = {move.id for move in moves}, [move.id for move in moves if move.error is None]
         while parents:
-            found = {child for id in parents for child in desk.dependents(id, [State.CANCELLED])}
-            parents = sorted(found - seen)
+            found = {child for id in parents for child in self._store().desk.doomed_by(id)}
+            moves += (revived := self.retry(sorted(found - seen)))
             seen |= found
-            moves += self.retry(parents)
+            parents = [move.id for move in revived if move.error is None]
         return moves
 
     def hold(self, ids: Sequence[int], note: str | None = None) -> list[Move]:
@@ -294,9 +293,9 @@ class Admin:
 
     def give_up(self, parent: int) -> list[Move]:
         """Cancel everything that waits for this job to succeed, since it never will."""
-        desk, moves = self._store().desk, []
+        desk, moves, note = self._store().desk, list[Move](), f"job {parent}, which it needs, was given up"
         while waiting := desk.dependents(parent):
-            moves += self.cancel(waiting, f"job {parent}, which it needs, was given up")
+            moves += self._moves(waiting, "cancelled", lambda some: desk.cancel(some, note, doomed=True))
         return moves
 
     def cancel(self, ids: Sequence[int], note: str = "cancelled by an operator") -> list[Move]:

@@ -68,12 +68,18 @@ class Flag(IntFlag):
     SPAWNED = 512  # it has enqueued children while it ran
     CANCELS_WITH_PARENTS = 256  # it is cancelled when a job that it needs fails
     TOLD = 1024  # a notice that it has failed many times was given, and is not given again
+    DOOMED = 2048  # it was cancelled because of a job that it needs, and by nobody's own wish
 
 
 @lru_cache(maxsize=4096)
 def name_hash(name: str) -> int:
     """A stable signed 64-bit number for a name: narrow in rows and indexes, the same in every process and database."""
     return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def wide_hash(text: str) -> str:
+    """The same where two texts must never be taken for one: 128 bits, as hexadecimal digits, which sort alike everywhere."""
+    return blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 class Ready(NamedTuple):
@@ -102,7 +108,7 @@ class Lease(NamedTuple):
 class UniqueKey(NamedTuple):
     """What makes a new job the same as another, and what to do then; see options.Unique."""
 
-    hash: int
+    hash: str  # see wide_hash
     scope: int
     window: int | None = None  # microseconds that it is held, whatever becomes of its job
     conflict: str = "keep"

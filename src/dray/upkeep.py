@@ -263,7 +263,7 @@ class Upkeep(_Chores):
             State.FAILED: settings.keep_failed,
         }
         self._watch = Watch(ttl=settings.ttl)
-        self._key: int | None = None  # how far the keys were looked through
+        self._key: str | None = None  # how far the keys were looked through
         self._due_at = self._rescue_at = self._adopt_at = self._sweep_at = self._rates_at = 0.0
         self._prune_at = time.monotonic() + PRUNE_EVERY / 2
 

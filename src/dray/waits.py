@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from dray.codec import Codec
 from dray.errors import BadOption
-from dray.job import Flag, Lease, NewJob, UniqueKey, name_hash
+from dray.job import Flag, Lease, NewJob, UniqueKey, wide_hash
 from dray.options import SCOPES, Options, Unique
 from dray.task import Definition
 
@@ -60,7 +60,7 @@ def _flags(options: Options, on_failure: str) -> Flag:
 
 
 def _key(unique: Unique, definition: Definition, arguments: Mapping[str, Any], codec: Codec) -> UniqueKey:
-    """The task, the scope and the arguments that count, in one number (C61)."""
+    """The task, the scope and the arguments that count, in one hash (C61)."""
     names = sorted(arguments) if unique.by is None else sorted(unique.by)
     if missing := [name for name in names if name not in arguments]:
         known = ", ".join(arguments) or "none"
@@ -68,7 +68,7 @@ def _key(unique: Unique, definition: Definition, arguments: Mapping[str, Any], c
     scope = WINDOW if unique.window is not None else SCOPES.index(unique.scope)
     chosen = codec.encode_call((), {name: arguments[name] for name in names})
     return UniqueKey(
-        hash=name_hash(f"{definition.name}\0{scope}\0{chosen}"),
+        hash=wide_hash(f"{definition.name}\0{scope}\0{chosen}"),
         scope=scope,
         window=None if unique.window is None else round(unique.window * 1_000_000),
         conflict="replace" if unique.debounce is not None else unique.conflict,

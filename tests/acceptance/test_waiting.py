@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import pytest
 
@@ -308,3 +309,52 @@ def test_what_expires_while_it_waits_here_is_not_started(app: Dray) -> None:
     assert ran == [1]
     assert late.state is State.CANCELLED
     assert "expired" in (late.row.note or "")
+
+
+# --- retry --with-children ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def step(app: Dray) -> Any:
+    @app.task(name="step")
+    def step(fails: bool = False) -> None:
+        if fails:
+            raise Permanent("it is broken")
+
+    return step
+
+
+@rows("C27", "C29")
+def test_a_retry_with_children_revives_what_was_cancelled_because_of_the_job_and_nothing_else(app: Dray, step: Any) -> None:
+    admin = Admin(app)
+    broken = step.enqueue(fails=True)
+    after = step.using(after=[broken], on_parent_failure="cancel")
+    doomed, by_hand, late = after.enqueue(), after.enqueue(), after.using(expires_in=0.0).enqueue()
+    grandchild = step.using(after=[doomed]).enqueue()
+    other = step.using(after=[by_hand]).enqueue()
+    waits = step.using(after=[broken]).enqueue()
+    app.store.expire()
+    admin.cancel([by_hand.id])
+    run_all(app)
+    admin.give_up(broken.id)
+    cancelled = [doomed, by_hand, late, grandchild, other, waits]
+    assert {job.refresh().state for job in cancelled} == {State.CANCELLED}
+
+    moved = admin.retry_with_children([broken.id])
+    assert [move.id for move in moved] == [broken.id, doomed.id, waits.id, grandchild.id]
+    assert [job.refresh().state for job in (by_hand, late, other)] == [State.CANCELLED] * 3
+
+    # Cancelled by hand the second time, it stays so.
+    admin.cancel([doomed.id])
+    run_all(app)
+    assert doomed.id not in [move.id for move in admin.retry_with_children([broken.id])]
+    assert doomed.refresh().state is State.CANCELLED
+    assert [move.id for move in admin.retry_with_children([by_hand.id])] == [by_hand.id, other.id]
+
+
+@rows("C29")
+def test_a_retry_with_children_revives_any_number_of_them(app: Dray, step: Any) -> None:
+    broken = step.enqueue(fails=True)
+    many = app.enqueue_many(step.using(after=[broken], on_parent_failure="cancel").bind() for _ in range(1200))
+    run_all(app)
+    assert len(Admin(app).retry_with_children([broken.id])) == len(many) + 1

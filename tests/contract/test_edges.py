@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection
 
-from dray.errors import LeaseLost, UnknownJob
+from dray.errors import BadOption, LeaseLost, UnknownJob
 from dray.job import Claim, Done, Failed, Finish, Flag, Lease, NewJob, State
 from dray.lifecycle import decide
 from dray.store import open_store
+from dray.store.edges import SLICE
 from dray.store.owed import Owed
 from tests.contract.yard import Yard
 from tests.servers import Database
@@ -181,6 +183,64 @@ def test_a_lost_release_is_found_by_its_note(yard: Yard, monkeypatch: pytest.Mon
     yard.clock.forward(5)
     assert yard.store.settler.sweep() == 1
     assert yard.state(child) == "ready"
+
+
+MANY = 5000
+
+
+def slice_by_slice(yard: Yard, monkeypatch: pytest.MonkeyPatch, dies_after: int | None = None) -> list[int]:
+    """How many jobs each transaction of settling takes away from those that wait."""
+    real, sizes = yard.store.database.transact, list[int]()
+
+    def transact(work: Any) -> Any:
+        if dies_after is not None and len(sizes) > dies_after:
+            raise KeyboardInterrupt
+        before = yard.store.desk.counts()[State.BLOCKED]
+        result = real(work)
+        sizes.append(before - yard.store.desk.counts()[State.BLOCKED])
+        return result
+
+    monkeypatch.setattr(yard.store.database, "transact", transact)
+    return sizes
+
+
+@pytest.mark.rows("S0.14", "C48")
+def test_any_number_of_dependents_is_let_go_in_short_transactions(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    parent = yard.add()
+    yard.store.add([NewJob(task="t", queue="q", args="{}", after=(parent,)) for _ in range(MANY)])
+    (claim,) = yard.take()
+    with monkeypatch.context() as patch:
+        sizes = slice_by_slice(yard, patch)
+        yard.end(claim)
+    assert sum(sizes) == MANY
+    assert max(sizes) == SLICE
+    assert yard.store.desk.counts()[State.READY] == MANY
+    assert notes(yard) == []
+
+
+@pytest.mark.rows("C48")
+def test_a_crash_amid_many_dependents_leaves_a_note_of_the_rest(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of what those have to let go on that were cancelled before the crash."""
+    parent = yard.add()
+    jobs = [NewJob(task="t", queue="q", args="{}", after=(parent,)) for _ in range(MANY // 2)]
+    children = [one.id for one in yard.store.add(jobs)]
+    last = yard.add(after=(children[0],))
+    with monkeypatch.context() as patch:
+        sizes = slice_by_slice(yard, patch, dies_after=3)
+        with pytest.raises(KeyboardInterrupt):
+            yard.store.desk.cancel([parent])
+        assert sizes == [0, SLICE, SLICE, SLICE]
+    assert yard.state(last) == "blocked: parents"
+    assert len(notes(yard)) == 4
+    yard.clock.forward(5)
+    yard.store.settler.sweep()
+    assert yard.store.desk.counts()[State.CANCELLED] == len(children) + 2
+    assert notes(yard) == []
+
+
+def notes(yard: Yard) -> list[int]:
+    statement = yard.store.tables.text("SELECT id FROM {unsettled}")
+    return list(yard.store.database.once(lambda connection: connection.execute(statement).scalars().all()))
 
 
 def test_plain_jobs_leave_no_notes(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -388,3 +448,63 @@ def test_what_was_known_of_parents_before_a_retry_does_not_count_after_it(yard: 
     assert claim.id == second
     yard.end(claim)
     assert yard.state(child) == "ready"
+
+
+@pytest.mark.rows("C29", "C54")
+def test_a_parent_that_was_pruned_has_ended_as_it_was_known_to(yard: Yard) -> None:
+    """The failed are kept for longer than the succeeded: a dependent that is retried weeks later may go on."""
+    parent = yard.add()
+    child = yard.add(after=(parent,))
+    yard.end(yard.take()[0])
+    yard.end(yard.take()[0], BAD)
+    assert yard.store.desk.prune_batch(State.SUCCEEDED, -1.0) == 1
+    yard.store.desk.retry([child])
+    assert yard.state(child) == "ready"
+
+
+@pytest.mark.rows("C66")
+def test_children_of_an_earlier_life_that_were_pruned_do_not_count(yard: Yard) -> None:
+    spawner = yard.add()
+    (claim,) = yard.take()
+    spawn(yard, claim)
+    yard.end(claim, BAD, flags=Flag.SPAWNED)
+    yard.run()
+    assert yard.store.desk.prune_batch(State.SUCCEEDED, -1.0) == 1
+    yard.store.desk.retry([spawner])
+    yard.end(yard.take()[0])
+    assert yard.state(spawner) == "succeeded"
+
+
+@pytest.mark.rows("C29")
+def test_who_has_started_waits_for_his_children_and_for_no_parent(yard: Yard) -> None:
+    """A parent that is run again, and fails, kept one that waited for its children from its end for ever."""
+    parent = yard.add()
+    waits = yard.add(after=(parent,))
+    yard.end(yard.take()[0])
+    (claim,) = yard.take()
+    child = spawn(yard, claim)
+    yard.end(claim, flags=Flag.SPAWNED)
+    yard.store.desk.retry([parent], force=True)
+    claims = {one.id: one for one in yard.take()}
+    yard.end(claims[parent], BAD)
+    yard.end(claims[child])
+    assert yard.state(waits) == "succeeded"
+
+
+def test_who_starts_over_does_not_wait_for_the_children_of_his_last_run(yard: Yard) -> None:
+    parent = yard.add()
+    spawner = yard.add(after=(parent,))
+    yard.end(yard.take()[0])
+    (claim,) = yard.take()
+    spawn(yard, claim)
+    yard.end(claim, BAD, flags=Flag.SPAWNED)
+    yard.store.desk.retry([spawner])
+    assert yard.state(spawner) == "ready"
+
+
+def test_a_child_that_would_wait_for_its_own_spawner_is_an_error(yard: Yard) -> None:
+    spawner, master = yard.add(), yard.add(flags=int(Flag.MASTER))
+    claims = {claim.id: claim for claim in yard.take()}
+    with pytest.raises(BadOption, match=f"job {spawner} ends after its children"):
+        yard.add(parent=claims[spawner].lease, after=(spawner,))
+    assert yard.state(yard.add(parent=claims[master].lease, after=(master,))) == "blocked: parents"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 import pytest
+from sqlalchemy import Connection, Engine, event
 
-from dray.job import Failed, Flag, HandedBack, NewJob, Snoozed, State, UniqueKey
+from dray.job import Failed, Flag, HandedBack, NewJob, Snoozed, State, UniqueKey, wide_hash
+from dray.rates import KEPT
 from dray.stations import gate_hash
-from dray.store import open_store
+from dray.store import limits, open_store
 from dray.store.owed import Owed
 from dray.store.sql import SqlStore
 from tests.contract.yard import Yard
@@ -115,6 +118,51 @@ def test_a_failure_lets_the_next_go_on_or_halts_the_group_as_the_job_says(yard: 
     # Tried again it goes on where it was, before all others.
     assert [one.after for one in yard.store.desk.retry([failed])] == [State.READY]
     assert yard.run() == [failed, waits]
+
+
+@pytest.mark.rows("C45", "C68")
+def test_a_job_that_fails_because_of_its_child_halts_its_group_too(yard: Yard) -> None:
+    failed = yard.add(group="g", flags=int(Flag.HALT))
+    waits = yard.add(group="g")
+    (claim,) = yard.take()
+    yard.add(parent=claim.lease)
+    yard.end(claim, flags=Flag.SPAWNED)
+    claims = {one.id: one for one in yard.take()}
+    later = yard.add(group="g")
+    (child,) = claims.keys() - {waits}
+    yard.end(claims[child], Failed(error="boom", permanent=True))
+    assert yard.state(failed) == "failed"
+    # While it waited for its child the next has come to the head, and stays there.
+    assert [one.after for one in yard.store.desk.retry([failed])] == [State.BLOCKED]
+    assert yard.state(failed) == "blocked: group"
+    yard.end(claims[waits])
+    (again,) = yard.take()
+    assert again.id == failed
+    yard.end(again, Failed(error="boom", permanent=True))
+    assert yard.take() == []
+    assert yard.state(later) == "blocked: group"
+    # Nobody is at the head: now it is there again, before all others.
+    yard.store.desk.retry([failed, child])
+    assert yard.state(failed) == "ready"
+
+
+def test_a_group_that_stands_still_for_two_has_one_head_when_both_are_run_again(yard: Yard) -> None:
+    first, second = (yard.add(group="g", flags=int(Flag.HALT)) for _ in range(2))
+    for id in (first, second):
+        (claim,) = yard.take()
+        assert claim.id == id
+        child = yard.add(parent=claim.lease)
+        yard.end(claim, flags=Flag.SPAWNED)
+        yard.store.desk.hold([child])
+    children = [id for id in range(first, second + 3) if id not in (first, second)]
+    yard.store.desk.release(children)
+    for claim in yard.take():
+        yard.end(claim, Failed(error="boom", permanent=True))
+    assert [yard.state(id) for id in (first, second)] == ["failed", "failed"]
+    yard.store.desk.retry([second])
+    assert yard.state(second) == "ready"
+    yard.store.desk.retry([first])
+    assert yard.state(first) == "blocked: group"
 
 
 def test_a_halted_group_goes_on_without_the_failed_job_when_somebody_says_so(yard: Yard) -> None:
@@ -226,6 +274,39 @@ def test_a_rate_lets_so_many_start_in_any_stretch_of_its_time(yard: Yard) -> Non
     yard.clock.forward(1.1)
     yard.store.open_rates()
     assert len(yard.take()) == 3
+
+
+@pytest.mark.rows("S4.16")
+def test_what_a_rate_remembers_of_many_starts_stays_short_and_is_enough(yard: Yard) -> None:
+    let = []
+    for _ in range(300):
+        yard.clock.forward(0.25)
+        yard.store.add([NewJob(task="t", queue="q", args="{}", limit="api", limit_rule="150/60")] * 2)
+        yard.store.open_rates()
+        claims = yard.take()
+        for claim in claims:
+            yard.end(claim)
+        let.append((yard.clock.now, len(claims)))
+        assert sum(count for at, count in let if at > yard.clock.now - 60_000_000) <= 150
+    statement = yard.store.tables.text("SELECT spent FROM {gates}")
+    (spent,) = yard.store.database.once(lambda connection: connection.execute(statement).scalars().all())
+    assert len(spent) < 30 * (KEPT + 1)
+    assert 150 < sum(count for _, count in let) <= 300
+
+
+def test_a_look_that_lets_nobody_through_writes_nothing(yard: Yard) -> None:
+    yard.store.add([NewJob(task="t", queue="q", args="{}", limit="api", limit_rule="2/60")] * 5)
+    written: list[str] = []
+
+    def look(connection: Connection, cursor: Any, statement: str, *rest: Any) -> None:
+        if statement.startswith("UPDATE") and "gates" in statement:
+            written.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", look)
+    yard.store.settler.settle(Owed(limits={gate_hash("limit", "api") or 0}))
+    yard.add(limit="api", limit_rule="2/60")
+    event.remove(Engine, "before_cursor_execute", look)
+    assert written == []
 
 
 def test_a_rate_does_not_save_up_starts_for_workers_that_are_away(yard: Yard) -> None:
@@ -359,7 +440,7 @@ def test_settling_waits_for_nobodys_long_transaction(yard: Yard) -> None:
     """A caller who has found a queued job by its unique key keeps it from starting until he commits: it, and nobody else."""
     if yard.store.tables.dialect.name == "sqlite":
         pytest.skip("SQLite has one writer at a time")
-    key = UniqueKey(5, 0)
+    key = UniqueKey(wide_hash("5"), 0)
     head, second = yard.add(group="g"), yard.add(group="g", unique=key)
     other_head, other = yard.add(group="h"), yard.add(group="h")
     claims = {claim.id: claim for claim in yard.take()}
@@ -403,3 +484,62 @@ def test_rows_of_limits_with_a_rate_are_pruned_once_nothing_counts(yard: Yard) -
     assert yard.store.desk.prune_gates(10) == 0
     yard.clock.forward(60)
     assert yard.store.desk.prune_gates(10) == 1
+
+
+def rule_of(yard: Yard, name: str) -> str | None:
+    return yard.store.desk.shares(name).rule
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_note_that_is_found_late_does_not_bring_back_old_numbers(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch, ended: bool
+) -> None:
+    """The newest enqueue says how much a limit allows, whether its job has ended since or not."""
+    yard.add(limit="l", limit_rule="1")
+    with monkeypatch.context() as patch:
+        patch.setattr(yard.store.settler, "settle", lambda owed, notes=(): [])  # it dies after its commit
+        yard.add(limit="l", limit_rule="2")
+    newest = yard.add(limit="l", limit_rule="3")
+    assert rule_of(yard, "l") == "3"
+    if ended:
+        yard.store.desk.cancel([newest])
+    yard.clock.forward(5)
+    yard.store.settler.sweep()
+    assert rule_of(yard, "l") == "3"
+
+
+def test_a_note_that_is_found_late_still_brings_its_numbers(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    yard.add(limit="l", limit_rule="1")
+    with monkeypatch.context() as patch:
+        patch.setattr(yard.store.settler, "settle", lambda owed, notes=(): [])
+        yard.add(limit="l", limit_rule="2")
+    yard.add(limit="other", limit_rule="7")
+    yard.clock.forward(5)
+    yard.store.settler.sweep()
+    assert (rule_of(yard, "l"), rule_of(yard, "other")) == ("2", "7")
+
+
+def test_who_enqueues_while_older_numbers_are_taken_has_the_last_word(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """He finds his own numbers there, since the others are not committed yet, and has nothing to say."""
+    if yard.store.tables.dialect.name == "sqlite":
+        pytest.skip("SQLite has one writer at a time")
+    yard.add(limit="l", limit_rule="1")
+    other = open_store(yard.url)
+    again = NewJob(task="t", queue="q", args="{}", limit="l", limit_rule="1")
+    late = threading.Thread(target=lambda: other.add([again]))
+    real = limits._newest_rule
+
+    def newest_rule(*args: Any) -> str | None:
+        found = real(*args)
+        if late.ident is None:
+            count = sum(yard.store.desk.counts().values())
+            late.start()
+            while sum(yard.store.desk.counts().values()) == count:
+                time.sleep(0.01)
+        return found
+
+    monkeypatch.setattr(limits, "_newest_rule", newest_rule)
+    yard.add(limit="l", limit_rule="2")
+    late.join(60)
+    other.close()
+    assert rule_of(yard, "l") == "1"

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import create_engine
 
 from dray.errors import Conflict
-from dray.job import Added, Failed, Flag, NewJob, State, UniqueKey, name_hash
+from dray.job import Added, Failed, Flag, NewJob, State, UniqueKey, wide_hash
 from dray.store import open_store
 from dray.store.unique import EVER, QUEUED, UNFINISHED, WINDOW
 from tests.contract.yard import Yard
@@ -21,7 +21,7 @@ BAD = Failed(error="boom", permanent=True)
 def job(name: str = "k", scope: int = QUEUED, conflict: str = "keep", args: str = "{}", **options: Any) -> NewJob:
     """A job with this key; `window` and `max_wait` belong to the key."""
     key = {name: options.pop(name) for name in ("window", "max_wait") if name in options}
-    unique = UniqueKey(hash=name_hash(f"{scope}{name}"), scope=scope, conflict=conflict, **key)
+    unique = UniqueKey(hash=wide_hash(f"{scope}{name}"), scope=scope, conflict=conflict, **key)
     return NewJob(task="t", queue="q", args=args, unique=unique, **options)
 
 
@@ -129,6 +129,67 @@ def test_a_retry_takes_its_key_again_or_is_refused_with_the_holders_name(yard: Y
     assert add(yard, job(scope=UNFINISHED)).id == first.id
 
 
+@pytest.mark.rows("C61")
+@pytest.mark.parametrize("conflict", ["keep", "replace", "raise"])
+def test_keys_that_are_alike_in_their_first_half_are_two(yard: Yard, conflict: str) -> None:
+    """What 64 bits would take for one key: a collision would lose a job."""
+
+    def forged(half: str, args: str = "{}") -> NewJob:
+        return NewJob(
+            task="t", queue="q", args=args, unique=UniqueKey("0123456789abcdef" + half, UNFINISHED, conflict=conflict)
+        )
+
+    one, two = "0" * 16, "0" * 15 + "1"
+    first, second = yard.store.add([forged(one), forged(two, '{"a":[2]}')])
+    assert (first.created, second.created) == (True, True)
+    assert {claim.id: claim.args for claim in yard.take()} == {first.id: "{}", second.id: '{"a":[2]}'}
+    if conflict == "keep":
+        assert [one.id for one in yard.store.add([forged(two), forged(one)])] == [second.id, first.id]
+
+
+def test_keys_stand_in_one_order_everywhere(yard: Yard) -> None:
+    """Whatever the locale: who takes many keys takes them in this order, and waits in no circle."""
+    added = yard.store.add([job(str(number), scope=EVER) for number in range(50)])
+    assert all(one.created for one in added)
+    with yard.caller().connect() as connection:
+        statement = yard.store.tables.text("SELECT unique_hash FROM {unique_keys} ORDER BY unique_hash")
+        hashes = list(connection.execute(statement).scalars())
+    assert hashes == sorted(wide_hash(f"{EVER}{number}") for number in range(50))
+
+
+@pytest.mark.parametrize("scope", [QUEUED, UNFINISHED])
+def test_of_two_that_are_retried_together_one_takes_their_key(yard: Yard, scope: int) -> None:
+    first = add(yard, job(scope=scope))
+    yard.end(yard.take()[0], BAD)
+    second = add(yard, job(scope=scope))
+    yard.end(yard.take()[0], BAD)
+    moved = yard.store.desk.retry([second.id, first.id])
+    assert [(one.after, one.holder) for one in moved] == [(None, first.id), (State.READY, None)]
+    assert add(yard, job(scope=scope)).id == first.id
+
+
+@pytest.mark.rows("C62")
+def test_who_gets_another_priority_stands_where_that_belongs(yard: Yard) -> None:
+    """In its group, and among those that are ready, where claims do not look below their floors each time."""
+    head = yard.add(group="g")
+    first = yard.add(group="g")
+    wanted = add(yard, job("g", conflict="replace", group="g"))
+    assert add(yard, job("g", conflict="replace", group="g", priority=5)).id == wanted.id
+    assert yard.run() == [head, wanted.id, first]
+
+    ready = add(yard, job("r", conflict="replace"))
+    before = yard.store.desk.job(ready.id)
+    yard.clock.forward(1)
+    add(yard, job("r", conflict="replace", args='{"a":[1]}'))
+    same = yard.store.desk.job(ready.id)
+    add(yard, job("r", conflict="replace", priority=5))
+    moved = yard.store.desk.job(ready.id)
+    assert before is not None
+    assert same is not None
+    assert moved is not None
+    assert moved.ready_at != same.ready_at == before.ready_at, "it loses its place by a new priority, and by nothing else"
+
+
 def test_keys_that_nobody_holds_are_pruned(yard: Yard) -> None:
     for name in "abc":
         add(yard, job(name))
@@ -233,7 +294,7 @@ def test_an_expired_job_is_not_tried_again(yard: Yard) -> None:
 def test_a_key_that_somebody_is_just_taking_over_is_not_pruned(yard: Yard) -> None:
     if yard.store.tables.dialect.name == "sqlite":
         pytest.skip("SQLite has one writer at a time")
-    new = NewJob(task="t", queue="q", args="{}", unique=UniqueKey(6, 0))
+    new = NewJob(task="t", queue="q", args="{}", unique=UniqueKey(wide_hash("6"), 0))
     yard.store.add([new])
     yard.end(yard.take()[0])
     with yard.caller().connect() as caller, caller.begin():
@@ -249,7 +310,7 @@ def test_a_key_that_somebody_is_just_taking_over_is_not_pruned(yard: Yard) -> No
 def test_a_duplicate_is_found_in_a_transaction_that_began_before_it(yard: Yard, conflict: str) -> None:
     if yard.store.tables.dialect.name != "mysql":
         pytest.skip("PostgreSQL tells the caller to try again, SQLite has one writer at a time")
-    new = NewJob(task="t", queue="q", args="{}", unique=UniqueKey(7, 0, conflict=conflict))
+    new = NewJob(task="t", queue="q", args="{}", unique=UniqueKey(wide_hash("7"), 0, conflict=conflict))
     engine = yard.caller(isolation_level="REPEATABLE READ")
     with engine.connect() as caller, caller.begin():
         caller.execute(yard.store.tables.text("SELECT count(*) FROM {jobs}"))
@@ -262,7 +323,7 @@ def test_a_duplicate_is_found_in_a_transaction_that_began_before_it(yard: Yard, 
 def test_two_who_debounce_the_same_at_once_lose_no_transaction(yard: Yard) -> None:
     if yard.store.tables.dialect.name == "sqlite":
         pytest.skip("SQLite has one writer at a time")
-    new = NewJob(task="t", queue="q", args="{}", unique=UniqueKey(8, 0, conflict="replace"))
+    new = NewJob(task="t", queue="q", args="{}", unique=UniqueKey(wide_hash("8"), 0, conflict="replace"))
     yard.store.add([new])
     start, lost = threading.Barrier(2), list[Exception]()
 
@@ -284,13 +345,18 @@ def test_two_who_debounce_the_same_at_once_lose_no_transaction(yard: Yard) -> No
 
 
 @pytest.mark.rows("S2.26")
-def test_a_conflict_that_the_caller_catches_leaves_nothing_of_the_batch_behind(yard: Yard) -> None:
-    taken = NewJob(task="t", queue="q", args="{}", unique=UniqueKey(9, 0, conflict="raise"))
-    other = NewJob(task="t", queue="q", args="{}", unique=UniqueKey(10, 0))
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_conflict_that_the_caller_catches_leaves_nothing_of_the_batch_behind(yard: Yard, begun: bool) -> None:
+    taken = NewJob(task="t", queue="q", args="{}", unique=UniqueKey(wide_hash("9"), 0, conflict="raise"))
+    other = NewJob(task="t", queue="q", args="{}", unique=UniqueKey(wide_hash("10"), 0))
     yard.store.add([taken])
     with yard.caller().connect() as caller, caller.begin():
-        caller.execute(yard.store.tables.text("DELETE FROM {labels}"))  # SQLite begins with the first write
+        if begun:
+            caller.execute(yard.store.tables.text("DELETE FROM {labels}"))  # SQLite's driver begins with the first write
         with pytest.raises(Conflict):
             yard.store.add_within(caller, [other, taken])
+    with yard.caller().connect() as caller:
+        keys = caller.execute(yard.store.tables.text("SELECT unique_hash FROM {unique_keys}")).scalars().all()
+    assert keys == [wide_hash("9")]
     assert [one.created for one in yard.store.add([other])] == [True]
     assert sum(yard.store.desk.counts().values()) == 2

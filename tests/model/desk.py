@@ -50,7 +50,8 @@ class Operating(Story):
     def move(self, verb: str, ids: list[int], **options: Any) -> None:
         rings = self.world.rings
         moved = getattr(self.store.desk, verb)(ids, **options)
-        assert [(one.id, one.before, one.after) for one in moved] == move(self.model, verb, ids, **options)
+        did, ought = [(one.id, one.before, one.after, one.holder) for one in moved], move(self.model, verb, ids, **options)
+        assert did == ought, f"{verb} gave {did}, should be {ought}"
         told = {*ready_again(moved)}
         assert told == {one for one in told if self.model.jobs[one.id].ready_at == self.model.now}
         self.expect(told, told, rings)

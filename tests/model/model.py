@@ -12,13 +12,14 @@ from typing import Any
 
 from dray.job import Flag, Lease, NewJob, Ready, Reason, State
 from dray.stations import GROUP, LIMIT, gate_hash
-from dray.store.edges import ALL_DONE, ALL_SUCCEEDED, OR_CANCEL, WAIVED
-from tests.model.verdict import Run, verdict
+from dray.store.edges import ALL_DONE, ALL_SUCCEEDED, OR_CANCEL, SPAWNED, WAIVED
+from tests.model.verdict import Run, Verdict, verdict
 
 SECOND = 1_000_000
 DUE = (State.SCHEDULED, State.RETRYING)
 LIVE = tuple(state for state in State if not state.ended)
 EXPIRED = "expired: it had not been started in time"
+BEGUN = (Reason.CHILDREN, Reason.COVERED)
 
 
 @dataclass
@@ -40,8 +41,10 @@ class Job:
     group_rank: int | None = None
     limit_name: str | None = None
     limit_rule: str | None = None
-    group_held: int | None = None  # 0: it stands in line, 1: it is at the head
+    group_held: int | None = None  # 0: it stands in line, 1: it is at the head, -1: another does its work
     limit_held: int | None = None  # 0: it stands in line, 1: it has a share
+    unique_hash: str | None = None
+    unique_scope: int | None = None
     parent_id: int | None = None
     threshold: int | None = None
     covered_by: int | None = None
@@ -91,15 +94,23 @@ class Edge:
 
     @property
     def met(self) -> bool:
-        return (
-            self.policy == WAIVED or self.outcome == State.SUCCEEDED or (self.policy == ALL_DONE and self.outcome is not None)
-        )
+        ended = self.policy in (ALL_DONE, SPAWNED) and self.outcome is not None
+        return self.policy == WAIVED or self.outcome == State.SUCCEEDED or ended
 
     @property
     def hopeless(self) -> bool:
-        if self.policy in (WAIVED, ALL_DONE):
+        if self.policy in (WAIVED, ALL_DONE, SPAWNED):
             return False
         return self.outcome is State.CANCELLED or (self.policy == OR_CANCEL and self.outcome is State.FAILED)
+
+
+@dataclass
+class Key:
+    """Which job took a unique key last."""
+
+    job_id: int
+    scope: int
+    until: int | None  # when it is free, whatever becomes of its job
 
 
 @dataclass
@@ -156,6 +167,8 @@ class Model:
     as_claimed: dict[Lease, Job] = field(default_factory=dict)
     halts: dict[str, set[int]] = field(default_factory=dict)  # groups that stand still, and the failed jobs they do it for
     edges: dict[tuple[int, int], Edge] = field(default_factory=dict)  # who waits, for whom
+    keys: dict[str, Key] = field(default_factory=dict)  # by the hashes of the unique keys
+    spawned: set[Lease] = field(default_factory=set)  # runs whose workers know that they have children
     newest: int = 0  # the last id that was given out
 
     def where(self, *states: State, worker: int | None = None) -> list[Job]:
@@ -171,6 +184,12 @@ class Model:
         named = {name: getattr(new, name) for name in ("queue", "task", "priority", "args", "owner", "max_attempts")}
         job = Job(id=id, job_key=new.key, flags=Flag(new.flags), created_at=self.now, run_at=run_at, **named)
         job.group_name, job.limit_name, job.limit_rule = new.group, new.limit, new.limit_rule
+        job.threshold = new.threshold
+        if new.unique is not None:
+            job.unique_hash, job.unique_scope = new.unique.hash, new.unique.scope
+        if new.parent is not None:
+            job.parent_id = new.parent.id
+            self.edges[new.parent.id, id] = Edge(SPAWNED)
         expires_in = None if new.expires_in is None else self.now + round(new.expires_in * SECOND)
         job.expires_at = new.expires_at if new.expires_at is not None else expires_in
         if not new.is_plain:
@@ -206,26 +225,68 @@ class Model:
     def settle(self) -> list[Ready]:
         """After a commit: who may go on now, station by station."""
         ready: list[Ready] = []
-        while freed := next((job for job in self.where(State.BLOCKED) if self.is_freed(job)), None):
-            doom = self.doom(freed)
-            if doom is None:
-                ready += self.wait_for_its_time(freed)
-            else:
-                freed.state, freed.reason, freed.finished_at, freed.note = State.CANCELLED, None, self.now, doom
+        # All that others' ends let go on, and then what that lets go on; only then who is the first of his line.
+        while freed := [job for job in self.where(State.BLOCKED) if self.is_freed(job)]:
+            for job in freed:
+                ready += self.let_go(job)
         return ready + self.settle_gates()
 
     def is_freed(self, job: Job) -> bool:
-        """Whether its parents keep it no longer, one way or the other."""
-        if job.reason is not Reason.PARENTS:
+        """Whether other jobs keep it no longer, one way or the other."""
+        if job.reason is Reason.COVERED:
+            assert job.covered_by is not None
+            return self.jobs[job.covered_by].state.ended
+        if job.reason not in (Reason.PARENTS, Reason.CHILDREN):
             return False
-        mine = {parent: edge for (id, parent), edge in self.edges.items() if id == job.id}
-        for parent, edge in mine.items():
-            if parent in self.jobs:
-                state = self.jobs[parent].state
+        for (id, needed), edge in self.edges.items():
+            if id != job.id:
+                continue
+            if needed in self.jobs:
+                state = self.jobs[needed].state
                 edge.outcome = state if state.ended else None
-            else:  # pruned while nobody waited for it: what was known then stays
-                edge.outcome = edge.outcome or State.CANCELLED
-        return self.doom(job) is not None or all(edge.met for edge in mine.values())
+            elif edge.outcome is None:  # pruned while nobody waited for it: what was known then stays
+                edge.outcome = State.SUCCEEDED if edge.policy == SPAWNED else State.CANCELLED
+        spawned = job.reason is Reason.CHILDREN
+        mine = [edge for (id, _), edge in self.edges.items() if id == job.id and (edge.policy == SPAWNED) is spawned]
+        return (not spawned and self.doom(job) is not None) or all(edge.met for edge in mine)
+
+    def let_go(self, job: Job) -> list[Ready]:
+        """Nobody keeps it: it ends, goes on, or goes back to where it came from."""
+        if job.reason is Reason.CHILDREN:
+            self.end(job, *self.worst(job))
+        elif job.reason is Reason.COVERED and job.covered_by is not None:
+            coverer, job.covered_by = self.jobs[job.covered_by], None
+            if coverer.state is State.SUCCEEDED:
+                self.end(job, State.SUCCEEDED, f"covered by job {coverer.id}")
+            else:
+                job.group_held = None
+                return self.pass_on(job)
+        elif (doom := self.doom(job)) is not None:
+            job.flags |= Flag.DOOMED
+            self.end(job, State.CANCELLED, doom)
+        else:
+            return self.wait_for_its_time(job)
+        return []
+
+    def end(self, job: Job, state: State, note: str | None) -> None:
+        """It ends without being run."""
+        job.state, job.reason, job.ready_at, job.finished_at, job.covered_by = state, None, None, self.now, None
+        job.group_held = job.limit_held = None
+        job.note = note or job.note
+        self.halt(job)
+
+    def halt(self, job: Job) -> None:
+        """Let its group stand still, if it has failed and that was asked for."""
+        if job.state is State.FAILED and Flag.HALT in job.flags and job.group_name is not None:
+            self.halts.setdefault(job.group_name, set()).add(job.id)
+
+    def worst(self, job: Job) -> tuple[State, str | None]:
+        """How a job ends whose children have all ended, and because of which of them."""
+        ends = {child: edge.outcome for (id, child), edge in self.edges.items() if id == job.id and edge.policy == SPAWNED}
+        for state, word in ((State.FAILED, "failed"), (State.CANCELLED, "was cancelled")):
+            if some := [child for child, end in ends.items() if end is state]:
+                return state, f"job {min(some)}, its child, {word}"
+        return State.SUCCEEDED, None
 
     def doom(self, job: Job) -> str | None:
         """Why it can never start; None: it can."""
@@ -280,17 +341,32 @@ class Model:
     def expire(self) -> tuple[int, int]:
         """What waits past its expiry is over, what runs past its deadline is asked to end."""
         late = [job for job in self.where(*LIVE) if job.expires_at is not None and job.expires_at <= self.now]
+        late = [job for job in late if job.reason not in BEGUN or Flag.DEADLINE in job.flags]
         waiting = [job for job in late if job.state is not State.RUNNING]
         asked = [
             job for job in late if job.state is State.RUNNING and Flag.DEADLINE in job.flags and Flag.CANCEL not in job.flags
         ]
         for job in waiting:
-            job.state, job.reason, job.ready_at, job.finished_at = State.CANCELLED, None, None, self.now
-            job.group_held = job.limit_held = None
-            job.note = EXPIRED
+            self.end(job, State.CANCELLED, EXPIRED)
         for job in asked:
             job.flags |= Flag.CANCEL
         return len(waiting), len(asked)
+
+    def cover(self, wide: Job) -> int:
+        """It does the work of narrower ones of its task that wait in its group; gives how many."""
+        line = [job for job in self.where(State.BLOCKED) if job.group_name == wide.group_name and job.group_held == 0]
+        alike = [job for job in line if job.task == wide.task and job.threshold is not None]
+        narrower = [job for job in alike if (job.threshold or 0) >= (wide.threshold or 0)]
+        for job in narrower:
+            job.reason, job.group_held, job.covered_by = Reason.COVERED, -1, wide.id
+        return len(narrower)
+
+    def waive(self, id: int, needed: int) -> bool:
+        """Somebody says that it need not wait for this one; not of its children."""
+        edge = self.edges[id, needed]
+        if edge.policy != SPAWNED:
+            edge.policy = WAIVED
+        return edge.policy == WAIVED
 
     # --- claims -----------------------------------------------------------------------------------------------------------
 
@@ -355,15 +431,23 @@ class Model:
         if job is None or job.fence != run.lease.fence or job.state is State.RUNNING:
             return False
         claimed = self.as_claimed[run.lease]
-        end = verdict(claimed, run.outcome)
+        end = self.verdict(claimed, run)
         if end.error is not None:
             return run.lease in self.attempts and self.attempts[run.lease][-1] == end.error
         if end.state is State.SCHEDULED:
             return job.snoozes > claimed.snoozes
         return job.state is end.state or not end.state.ended
 
-    def _end(self, job: Job, run: Run) -> list[Ready]:
+    def verdict(self, job: Job, run: Run) -> Verdict:
+        """What a run leads to; who has children has not succeeded before they have ended, unless he is their master."""
         end = verdict(job, run.outcome)
+        spawned = Flag.SPAWNED in self.as_claimed[run.lease].flags or run.lease in self.spawned
+        if end.state is State.SUCCEEDED and spawned and Flag.MASTER not in job.flags:
+            return end._replace(state=State.BLOCKED, reason=Reason.CHILDREN)
+        return end
+
+    def _end(self, job: Job, run: Run) -> list[Ready]:
+        end = self.verdict(job, run)
         if Flag.CANCEL in job.flags and not end.state.ended:
             end = end._replace(state=State.CANCELLED, note="cancelled while running")
         attempt, worker = job.attempt, job.worker_id
@@ -382,21 +466,20 @@ class Model:
             job.started_at = job.finished_at - round(run.ran * SECOND)
         job.result, job.report, job.error = end.result, end.report, end.error
         job.group_held = job.limit_held = None
-        if end.state is State.FAILED and Flag.HALT in job.flags and job.group_name is not None:
-            self.halts.setdefault(job.group_name, set()).add(job.id)
+        self.halt(job)
         return []
 
     def _put_back(self, job: Job, run: Run, end: Any) -> list[Ready]:
         job.worker_id = job.claimed_at = job.started_at = job.ready_at = None
         job.state, job.reason, job.signature = end.state, end.reason, end.signature
-        job.error, job.report = end.error or job.error, end.report or job.report
+        job.error, job.report, job.result = end.error or job.error, end.report or job.report, end.result or job.result
         if run.started:
             job.flags &= ~Flag.SUSPECT
         if end.suspect:
             job.flags |= Flag.SUSPECT
         if end.state is not State.READY:
             job.limit_held = None  # it is for others while this one waits; its place in the group is not
-        if end.leaves or Flag.HELD in job.flags:
+        if end.leaves or Flag.HELD in job.flags or end.reason is Reason.CHILDREN:
             job.group_held = None
         if end.state in DUE:
             job.run_at = self.now + round(end.delay * SECOND)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant
 
 from dray.job import Claim, Lease, Ready
+from tests.model import keys
 from tests.model.model import Model, Worker
 from tests.model.verdict import Run
 from tests.model.world import World, check_jobs, check_sides
@@ -45,6 +46,7 @@ class Story(RuleBasedStateMachine):
     def the_database_is_as_the_model_says(self) -> None:
         rows, sides = self.world.look()
         check_jobs(self.model, rows)
+        keys.check_law(rows)
         check_sides(self.model, sides)
 
     # --- picking ----------------------------------------------------------------------------------------------------------

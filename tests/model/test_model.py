@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, Verbosity, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.effort import MINUTES, seconds
-from tests.model.enqueue import Enqueueing
+from tests.model.family import Families
 from tests.model.mishaps import Mishaps
 from tests.model.world import World
 from tests.servers import Database
@@ -28,7 +28,7 @@ STORIES = 4  # of one seed
 SEED = os.environ.get("DRAY_TEST_SEED")
 
 
-class Life(Enqueueing, Mishaps):
+class Life(Families, Mishaps):
     """All chapters together."""
 
 

@@ -9,8 +9,23 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from dray.errors import WorkerGone
-from dray.job import Cancelled, Claim, Died, Done, Failed, Finish, HandedBack, Outcome, Parked, Skipped, Snoozed, State
-from dray.lifecycle import decide
+from dray.job import (
+    Cancelled,
+    Change,
+    Claim,
+    Died,
+    Done,
+    Failed,
+    Finish,
+    Flag,
+    HandedBack,
+    Outcome,
+    Parked,
+    Skipped,
+    Snoozed,
+    State,
+)
+from dray.lifecycle import await_children, decide
 from dray.report import Report
 from dray.store.output import Line
 from tests.model.model import Model
@@ -171,9 +186,13 @@ class Working(Story):
             self.told.append(runs)
         claims = [self.claims[run.lease] for run in runs]
         return [
-            Finish(claim, decide(claim, run.outcome, POLICY), run.ran, run.ended_ago, run.started)
+            Finish(claim, self.decided(claim, run), run.ran, run.ended_ago, run.started)
             for claim, run in zip(claims, runs, strict=True)
         ]
+
+    def decided(self, claim: Claim, run: Run) -> Change:
+        known = Flag.SPAWNED if run.lease in self.model.spawned else 0
+        return await_children(decide(claim, run.outcome, POLICY), claim.flags | known)
 
     def claimed(self, claims: list[Claim], worker: int, limit: int) -> None:
         """The right ones were given, and are known to their worker as they are."""

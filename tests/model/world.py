@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import create_engine, literal_column, select, union_all
 
-from dray.job import Flag, Lease, name_hash
+from dray.job import Flag, Lease, Reason, State, name_hash
 from dray.stations import gate_hash
 from dray.store import open_store
 from dray.store.codes import REASON_OF, STATE_OF
@@ -23,9 +23,10 @@ SIDES = (
     " UNION ALL SELECT 'halt', job_id, 0, 0, 0, 0, '', '' FROM {halts}"
     " UNION ALL SELECT 'edge', job_id, needs_id, policy, COALESCE(outcome, 0), 0, '', '' FROM {edges}"
     " UNION ALL SELECT 'note', id, 0, 0, 0, 0, owed, '' FROM {unsettled}"
+    " UNION ALL SELECT 'key', job_id, scope, 0, 0, COALESCE(hold_until, 0), unique_hash, '' FROM {unique_keys}"
     " UNION ALL SELECT 'worker', id, 0, 0, state, 0, queues, '' FROM {workers}"
 )
-TABLES = ("jobs", "history", "labels", "attempts", "output", "workers", "gates", "halts", "edges", "unsettled")
+TABLES = ("jobs", "history", "labels", "attempts", "output", "workers", "gates", "halts", "edges", "unsettled", "unique_keys")
 FIELDS = tuple(Job.__dataclass_fields__)
 
 
@@ -112,8 +113,19 @@ def check_jobs(model: Model, rows: list[dict[str, Any]]) -> None:
     for row in rows:
         check_law(row)
         ought = vars(model.jobs[row["id"]])
+        if is_as_good(model, row["id"], row["note"]):
+            ought["note"] = row["note"]
         wrong = [f"{name} is {row[name]!r}, should be {ought[name]!r}" for name in FIELDS if row[name] != ought[name]]
         assert not wrong, f"job {row['id']}: {'; '.join(wrong)}"
+
+
+def is_as_good(model: Model, id: int, note: str | None) -> bool:
+    """Whether a job could as well say this: of several parents that doom it, the first that was known of."""
+    words = (", which it needs, failed", ", which it needs, was cancelled")
+    if model.jobs[id].state is not State.CANCELLED or not (model.jobs[id].note or "").endswith(words):
+        return False
+    hopeless = {needed: edge.outcome for (waits, needed), edge in model.edges.items() if waits == id and edge.hopeless}
+    return note in {f"job {one}{words[end is State.CANCELLED]}" for one, end in hopeless.items()}
 
 
 def check_sides(model: Model, sides: list[tuple[Any, ...]]) -> None:
@@ -122,15 +134,21 @@ def check_sides(model: Model, sides: list[tuple[Any, ...]]) -> None:
     for kind, *values in sides:
         kinds[kind].append(tuple(values))
     assert not kinds["note"], f"{kinds['note']} was left unsettled"
-    assert {row[0] for row in kinds["halt"]} == {id for ids in model.halts.values() for id in ids}
-    edges = {(id, parent): (edge.policy, edge.outcome) for (id, parent), edge in model.edges.items()}
-    there = {(row[0], row[1]): (row[2], STATE_OF[row[3]] if row[3] else None) for row in kinds["edge"]}
+    halting, ought = {row[0] for row in kinds["halt"]}, {id for ids in model.halts.values() for id in ids}
+    assert halting == ought, f"groups stand still because of {halting}, should do so because of {ought}"
+    # For those who do not wait now it is found out anew when they do.
+    waiting = {job.id for job in model.jobs.values() if job.reason in (Reason.PARENTS, Reason.CHILDREN)}
+    edges = {(id, other): (one.policy, one.outcome if id in waiting else None) for (id, other), one in model.edges.items()}
+    there = {(row[0], row[1]): (row[2], STATE_OF[row[3]] if row[3] and row[0] in waiting else None) for row in kinds["edge"]}
     wrong = [
         f"edge {edge} is {there.get(edge)}, should be {edges.get(edge)}"
         for edge in there.keys() | edges
         if there.get(edge) != edges.get(edge)
     ]
     assert not wrong, "; ".join(wrong)
+    keys = {row[5]: (row[0], row[1], row[4] or None) for row in kinds["key"]}
+    taken = {hash: (key.job_id, key.scope, key.until) for hash, key in model.keys.items()}
+    assert keys == taken, f"the unique keys are {keys}, should be {taken}"
     labels = [(id, name, value) for id, named in model.labels.items() for name, value in named.items()]
     assert sorted((row[0], row[5], row[6]) for row in kinds["label"]) == sorted(labels)
     attempts = {Lease(row[0], row[1]): (row[2], STATE_OF[row[3]], row[4], row[5]) for row in kinds["attempt"]}

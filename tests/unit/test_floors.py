@@ -33,6 +33,7 @@ FLOORS: list[set[str]] = [
         "shapes",
         "calls",
         "pace",
+        "rates",
         "meter",
         "redact",
         "rollup",
@@ -129,6 +130,7 @@ FLOORS: list[set[str]] = [
 
 # Steps on one floor, one by one. They must not go in a circle.
 NEIGHBOURS: dict[str, set[str]] = {
+    "cli.probe": {"cli.options"},
     "deadlines": {"item"},
     "children": {"wire"},
     "store.orders": {"store.tables", "store.workers"},
@@ -175,7 +177,7 @@ NEIGHBOURS: dict[str, set[str]] = {
     "store.migrations.steps": {"store.tables"},
     "store.migrations.versions.*": {"store.migrations.steps"},
     "store.owed": {"store.tables"},
-    "store.ends": {"store.notices", "store.owed", "store.places", "store.tables"},
+    "store.ends": {"store.notices", "store.owed", "store.places", "store.rows", "store.tables"},
     "store.edges": {"store.rows", "store.ends", "store.owed", "store.places", "store.tables"},
     "store.unique": {"store.tables"},
     "store.cover": {"store.rows", "store.ends", "store.places", "store.tables"},
@@ -200,7 +202,7 @@ NEIGHBOURS: dict[str, set[str]] = {
         "store.tables",
     },
     "store.promote": {"store.owed", "store.places", "store.tables"},
-    "store.control": {"store.unique", "store.ends", "store.owed", "store.places", "store.tables"},
+    "store.control": {"store.unique", "store.edges", "store.ends", "store.gates", "store.owed", "store.places", "store.tables"},
     "store.controls": {"store.tables", "store.workers"},
     "store.workers": {"store.tables"},
     "store.waits": {"store.gates", "store.edges", "store.tables"},

@@ -43,11 +43,12 @@ def test_names_take_the_values_of_arguments_also_of_those_that_were_not_given() 
 
 @pytest.mark.rows("C61", "S2.26", "S4.10")
 def test_a_key_is_of_the_task_and_the_arguments_that_count_however_they_are_given() -> None:
-    def key(task: Any, *args: Any, by: Any = None, **scope: Any) -> int:
+    def key(task: Any, *args: Any, by: Any = None, **scope: Any) -> str:
         unique = task.using(unique=Unique(by=by, **scope)).bind(*args).job.unique
-        return int(unique.hash)
+        return str(unique.hash)
 
     assert key(plain, 1) == key(plain, 1, "")
+    assert len(bytes.fromhex(key(plain, 1))) == 16, "long enough that two keys are never taken for one"
     assert plain.using(unique=True).bind(number=1).job.unique == plain.using(unique=True).bind(1).job.unique
     assert key(plain, 1) != key(other, 1), "another task is another key"
     assert key(plain, 1, "a") != key(plain, 1, "b")

@@ -42,7 +42,7 @@ _FIELDS = {
     "xd": "int",  # microseconds until it expires
     "xa": "int",
     "ts": "int",
-    "uh": "int",
+    "uh": "text",
     "us": "int",
     "q": "text",
     "t": "text",
@@ -123,11 +123,13 @@ def add(
     marked     the jobs that spawn these have been marked already
     missing    asks once more for parents that this transaction does not see, which may be an old one
 
-    Raises UnknownJob for a parent that does not exist, and LeaseLost for a spawner that has lost its lease.
+    Raises UnknownJob for a parent that does not exist, LeaseLost for a spawner that has lost its lease, BadOption for a child
+    that waits for its spawner.
     """
     unknown = edges.missing_parents(connection, tables, {id for job in jobs for id in job.after})
     if unknown and (unknown := missing(unknown)):
         raise UnknownJob(min(unknown))
+    edges.check_spawned(connection, tables, jobs)
     if not marked:
         edges.mark_spawners(connection, tables, spawners_of(jobs))
     added: list[Added] = []
@@ -155,7 +157,7 @@ def _fresh(
     connection: Connection, tables: Tables, jobs: Sequence[NewJob]
 ) -> tuple[list[int], Callable[[int, Mapping[int, Added]], Added]]:
     """The places of those that are new, and what tells of another which job it is."""
-    first: dict[int, int] = {}
+    first: dict[str, int] = {}
     for place, job in enumerate(jobs):
         if job.unique is not None:
             first.setdefault(job.unique.hash, place)  # of equal ones in one batch the first is the one

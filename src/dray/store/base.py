@@ -172,8 +172,9 @@ class EngineStore(Protocol):
 class Desk(NoticeBoard, RollupBoard, CareBoard, FleetBoard, Protocol):
     """What operators see and do. A move never changes an end, but for `retry`; it is told for each id, in the order asked."""
 
-    def cancel(self, ids: Sequence[int], note: str = "cancelled") -> Sequence[Moved]:
-        """End jobs that have not started; ask running ones to end: a success that comes first stays one."""
+    def cancel(self, ids: Sequence[int], note: str = "cancelled", *, doomed: bool = False) -> Sequence[Moved]:
+        """End jobs that have not started; ask running ones to end: a success that comes first stays one. `doomed`: because of a
+        job that they need."""
         ...
 
     def hold(self, ids: Sequence[int], note: str | None = None) -> Sequence[Moved]:
@@ -196,8 +197,12 @@ class Desk(NoticeBoard, RollupBoard, CareBoard, FleetBoard, Protocol):
         """Let a job wait for this parent no longer; False: it does not wait for it."""
         ...
 
-    def dependents(self, job_id: int, states: Sequence[State] = (State.BLOCKED,)) -> Sequence[int]:
-        """Jobs in these states that need this one to have succeeded, a thousand at most."""
+    def dependents(self, job_id: int) -> Sequence[int]:
+        """Jobs that wait for this one to have succeeded, a thousand at most."""
+        ...
+
+    def doomed_by(self, job_id: int) -> Sequence[int]:
+        """Jobs that were cancelled because of this one, and by no person, however many."""
         ...
 
     def pause(self, queue: str, note: str | None = None, seconds: float | None = None, until: int | None = None) -> int:

@@ -167,7 +167,7 @@ class CareBoard(Protocol):
         """Delete the rows of groups and limits made more than so many seconds ago that no job uses; gives how many."""
         ...
 
-    def prune_keys(self, after: int | None) -> int | None:
+    def prune_keys(self, after: str | None) -> str | None:
         """Delete unique keys behind this one that nobody holds any more; gives where to go on (None: at the beginning)."""
         ...
 

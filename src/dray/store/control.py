@@ -17,7 +17,7 @@ from sqlalchemy import (
 )
 
 from dray.job import Flag, Lease, Reason, State, name_hash
-from dray.stations import Held, Place, enter
+from dray.stations import GROUP, Held, Place, enter
 from dray.store import unique
 from dray.store.codes import (
     BLOCKED,
@@ -32,7 +32,9 @@ from dray.store.codes import (
     SUCCEEDED,
     document,
 )
+from dray.store.edges import find_out_anew
 from dray.store.ends import carry, ended
+from dray.store.gates import lock
 from dray.store.owed import Owed
 from dray.store.places import Placed, Traveller, arrived, columns_of, send_on
 from dray.store.tables import Tables
@@ -77,7 +79,7 @@ class _Found(NamedTuple):
     group_held: int | None
     limit_hash: int | None
     limit_held: int | None
-    unique_hash: int | None
+    unique_hash: str | None
     unique_scope: int | None
     threshold: int | None
 
@@ -102,9 +104,12 @@ class Acted(NamedTuple):
 Act = Callable[[Sequence[_Found]], Acted]
 
 
-def cancel(connection: Connection, tables: Tables, ids: Sequence[int], note: str | None = "cancelled") -> Moves:
-    """End jobs that wait; ask running ones to end, which they hear at their next checkpoint."""
-    values = ended(tables, CANCELLED) | {"note": note}
+def cancel(
+    connection: Connection, tables: Tables, ids: Sequence[int], note: str | None = "cancelled", *, doomed: bool = False
+) -> Moves:
+    """End jobs that wait; ask running ones to end, which they hear at their next checkpoint. `doomed`: because of a job that
+    they need."""
+    values = ended(tables, CANCELLED, Flag.DOOMED if doomed else 0) | {"note": note}
 
     def act(found: Sequence[_Found]) -> Acted:
         waiting, running = _ids(found, WAITING), _ids(found, (RUNNING,))
@@ -199,7 +204,7 @@ def _put_back(connection: Connection, tables: Tables, over: Sequence[_Found], en
     heads = _halting(connection, tables, over)
     places: defaultdict[Place, list[Traveller]] = defaultdict(list)
     for job in over:
-        # Its group has stood still because of it: nobody else is at its head, and it goes on where it was.
+        # Its group has stood still because of it, and it goes on where it was: before all others.
         back = job.traveller()._replace(group_held=Held.HOLDS if job.id in heads else None, limit_held=None)
         place = PARENTS if job.flags & Flag.PARENTS else enter(back)
         places[place].append(back)
@@ -209,27 +214,33 @@ def _put_back(connection: Connection, tables: Tables, over: Sequence[_Found], en
         carry(connection, tables, tables.history, tables.jobs, [one.id for one in some], endings, values)
         placed.add(arrived(place, some))
         if place is PARENTS:
-            waiting = {one.id for one in some}
-            placed.owed.waiting |= waiting
-            # What was known of its parents is as old as its end: it is found out anew before it counts.
-            edges = tables.edges
-            connection.execute(update(edges).where(edges.c.job_id.in_(sorted(waiting))).values(outcome=None))
+            placed.owed.waiting |= {one.id for one in some}
+    # What was known of its parents, and children, is as old as its end: it is found out anew before it counts.
+    needy = {job.id for job in over if job.flags & (Flag.PARENTS | Flag.SPAWNED)}
+    if needy:
+        find_out_anew(connection, tables, needy)
     return placed
 
 
 def _halting(connection: Connection, tables: Tables, over: Sequence[_Found]) -> set[int]:
-    """Those whose groups stand still because they failed; no more, since they are run again."""
-    halts = tables.halts
+    """Those that stand at the head of their group again, which stood still because they failed and does so no more."""
+    halts, jobs = tables.halts, tables.jobs
     groups = {job.group_hash for job in over if job.flags & Flag.HALT and job.group_hash is not None}
     if not groups:
         return set()
-    mine = and_(halts.c.group_hash.in_(sorted(groups)), halts.c.job_id.in_(sorted(job.id for job in over)))
-    # Locked: if somebody unblocks the group at this moment, either he finds nothing, or we do.
-    query = select(halts.c.group_hash, halts.c.job_id).where(mine).order_by(halts.c.job_id)
-    found = connection.execute(tables.dialect.wait_for(query)).all()
-    connection.execute(delete(halts).where(mine))
-    first = {row[0]: row[1] for row in reversed(found)}  # one head for each group, however many have failed in it
-    return set(first.values())
+    # All of these groups are locked: if somebody unblocks one at this moment, or runs another job of it again, either he comes
+    # first, or we do. As long as there is one of them nobody else can come to the head.
+    query = select(halts.c.group_hash, halts.c.job_id).where(halts.c.group_hash.in_(sorted(groups)))
+    ids = {job.id for job in over}
+    found = connection.execute(tables.dialect.wait_for(query.order_by(halts.c.group_hash, halts.c.job_id))).all()
+    mine = [row for row in found if row[1] in ids]
+    first = {row[0]: row[1] for row in reversed(mine)}  # one head for each group, however many have failed in it
+    connection.execute(delete(halts).where(halts.c.group_hash.in_(sorted(first)), halts.c.job_id.in_([row[1] for row in mine])))
+    # Who failed because of his children had left the head long before, and another may be there, or come there just now.
+    lock(connection, tables, GROUP, first)
+    there = select(jobs.c.group_hash).where(jobs.c.group_hash.in_(sorted(first)), jobs.c.group_held >= int(Held.HOLDS))
+    taken = set(connection.execute(there).scalars())
+    return {id for group, id in first.items() if group not in taken}
 
 
 def move(connection: Connection, tables: Tables, ids: Sequence[int], queue: str | None, priority: int | None) -> Moves:
@@ -238,8 +249,7 @@ def move(connection: Connection, tables: Tables, ids: Sequence[int], queue: str 
     if queue is not None:
         values |= {"queue": queue, "queue_hash": name_hash(queue)}
     if priority is not None:
-        rank = case((tables.jobs.c.group_rank == tables.jobs.c.priority, priority), else_=tables.jobs.c.group_rank)
-        values |= {"group_rank": rank, "priority": priority}
+        values |= unique.with_priority(tables, priority)
     # Else it would lie below the floors of those who claim from where it goes.
     values["ready_at"] = case((tables.jobs.c.state == READY, tables.now()), else_=tables.jobs.c.ready_at)
 
@@ -331,7 +341,7 @@ def _afresh(tables: Tables) -> dict[str, Any]:
     """An ended job as if it had never run. Its fence and its last error stay."""
     times = "claimed_at", "started_at", "finished_at", "covered_by", "expires_at"  # a person wants it now
     nothing = ("worker_id", *times, "group_held", "limit_held", "result", "report", "note")
-    flags = tables.history.c.flags.bitwise_and(~int(Flag.CANCEL | Flag.SUSPECT))
+    flags = tables.history.c.flags.bitwise_and(~int(Flag.CANCEL | Flag.SUSPECT | Flag.DOOMED))
     return {
         **dict.fromkeys(nothing),
         "attempt": 0,

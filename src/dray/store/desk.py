@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import TypeVar
 
 from sqlalchemy import Connection, select
@@ -13,7 +14,7 @@ from dray.rollup import Numbers
 from dray.stations import GROUP, gate_hash
 from dray.store import control, controls, edges, failures, gates, notices, output, prune, read, rollups, stuck, unique, waits
 from dray.store.board import Rollup
-from dray.store.codes import EPOCH, STATE, instant
+from dray.store.codes import EPOCH, instant
 from dray.store.connect import Database
 from dray.store.control import Moved, Moves
 from dray.store.controls import Controls
@@ -48,9 +49,9 @@ class Desk:
 
     # --- moves ----------------------------------------------------------------------------------------------------------
 
-    def cancel(self, ids: Sequence[int], note: str = "cancelled") -> list[Moved]:
-        """End jobs that have not started; ask running ones to end."""
-        return self._move(lambda connection: control.cancel(connection, self._tables, ids, note))
+    def cancel(self, ids: Sequence[int], note: str = "cancelled", *, doomed: bool = False) -> list[Moved]:
+        """End jobs that have not started; ask running ones to end. `doomed`: because of a job that they need."""
+        return self._move(lambda connection: control.cancel(connection, self._tables, ids, note, doomed=doomed))
 
     def hold(self, ids: Sequence[int], note: str | None = None) -> list[Moved]:
         """Keep jobs from starting until they are released."""
@@ -74,10 +75,16 @@ class Desk:
         """Let a job wait for this parent no longer; False: it does not wait for it."""
         return self._settler.transact(lambda connection: edges.waive(connection, self._tables, job_id, parent))
 
-    def dependents(self, job_id: int, states: Sequence[State] = (State.BLOCKED,)) -> list[int]:
-        """Jobs in these states that need this one to have succeeded, a thousand at most."""
-        codes = [STATE[state] for state in states]
-        return self._look(lambda connection: edges.dependents(connection, self._tables, job_id, codes))
+    def dependents(self, job_id: int) -> list[int]:
+        """Jobs that wait for this one to have succeeded, a thousand at most."""
+        return self._look(lambda connection: edges.dependents(connection, self._tables, job_id))
+
+    def doomed_by(self, job_id: int) -> list[int]:
+        """Jobs that were cancelled because of this one, and by no person, however many."""
+        found: list[int] = []
+        while some := self._look(partial(edges.doomed_by, tables=self._tables, id=job_id, after=found[-1] if found else 0)):
+            found += some
+        return found
 
     def pause(self, queue: str, note: str | None = None, seconds: float | None = None, until: int | None = None) -> int:
         """Let nothing of a queue start; gives the number of this change, which workers say that they obey."""
@@ -293,10 +300,9 @@ class Desk:
         """Delete the rows of groups and limits made more than so many seconds ago that no job uses; gives how many."""
         return self._database.transact(lambda connection: gates.prune_gates(connection, self._tables, older_than))
 
-    def prune_keys(self, after: int | None) -> int | None:
+    def prune_keys(self, after: str | None) -> str | None:
         """Delete unique keys behind this one that nobody holds any more; gives where to go on (None: at the beginning)."""
-        first = -(2**63) if after is None else after
-        return self._database.transact(lambda connection: unique.prune_keys(connection, self._tables, first))[1]
+        return self._database.transact(lambda connection: unique.prune_keys(connection, self._tables, after or ""))[1]
 
     def prune_workers(self, older_than: float) -> int:
         """Delete the rows of workers that ended more than so many seconds ago."""

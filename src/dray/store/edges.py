@@ -8,33 +8,43 @@ Only the children are locked, never the parents.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, and_, or_, select, update
+from sqlalchemy import Connection, and_, select, update
 
-from dray.errors import LeaseLost
-from dray.job import Flag, Lease, Reason
+from dray.errors import BadOption, LeaseLost
+from dray.job import Flag, Lease, NewJob, Reason
 from dray.store.codes import BLOCKED, CANCELLED, FAILED, REASON, RUNNING, SCHEDULED, SUCCEEDED, document
 from dray.store.ends import end_waiting
 from dray.store.owed import Owed
 from dray.store.places import COLUMNS, Placed, Traveller, send_on
-from dray.store.rows import by_ids
+from dray.store.rows import by_ids, with_rows
 from dray.store.tables import Tables
 
 ALL_SUCCEEDED, ALL_DONE, OR_CANCEL, WAIVED, SPAWNED = range(5)  # policies of an edge
+CHUNK = 1000  # parents that are named in one statement
+SLICE = 500  # edges whose jobs are let go on in one transaction, however many wait for the same
 PARENTS, CHILDREN = REASON[Reason.PARENTS], REASON[Reason.CHILDREN]
 
 _WAITS = f"c.state = {BLOCKED} AND c.reason IN ({PARENTS}, {CHILDREN})"
 # By the ids, not by an index of those who wait: they may be a million. The sums say so.
-_NEEDED = (
-    "{needed} EXISTS (SELECT 1 FROM {jobs} c WHERE c.id = e.job_id AND c.state + 0 = "
+_STANDS = (
+    "EXISTS (SELECT 1 FROM {jobs} c WHERE c.id = e.job_id AND c.state + 0 = "
     f"{BLOCKED} AND c.reason + 0 IN ({PARENTS}, {CHILDREN}))"
 )
+_NEEDED = f"{{needed}} {_STANDS}"
 # And whether there are edges at all, in the same statement: as long as there are none, nobody makes notes of ends.
-_LOOK = f"SELECT DISTINCT e.needs_id FROM {_NEEDED} UNION ALL SELECT -1 FROM (SELECT job_id FROM {{edges}} LIMIT 1) AS x"
-_CHILDREN = f"SELECT DISTINCT e.job_id FROM {_NEEDED}"
+_LOOK = (
+    f"SELECT * FROM (SELECT e.job_id, e.needs_id FROM {_NEEDED} LIMIT :n) AS w"
+    " UNION ALL SELECT -1, -1 FROM (SELECT job_id FROM {edges} LIMIT 1) AS x"
+)
+_PAGE = (
+    "SELECT e.job_id, e.needs_id FROM {edges} e{index} WHERE e.needs_id = :parent AND e.job_id > :after"
+    f" AND {_STANDS} ORDER BY e.job_id LIMIT :n"
+)
 _BY_NEEDS = {
     "sqlite": "{rows} JOIN {edges} e ON e.needs_id = d.i WHERE",
     "postgresql": "{edges} e WHERE e.needs_id = ANY(ARRAY(SELECT d.i FROM {rows})) AND",
@@ -43,8 +53,9 @@ _BY_NEEDS = {
 _STILL = f"SELECT c.id FROM {{rows}} JOIN {{jobs}} c ON c.id = d.i WHERE {_WAITS}"
 
 # What has become of the parent, wherever it is now. One that is nowhere was deleted by a hand.
+_ALL_OF_THEM, _THESE = "e.job_id = d.i", "e.job_id = d.i AND e.needs_id = d.n"
 _TRUTH = (
-    "SELECT e.job_id, e.needs_id, e.outcome, h.state AS ended, p.id AS live FROM {rows} JOIN {edges} e ON {on}"
+    "SELECT e.job_id, e.needs_id, e.policy, e.outcome, h.state AS ended, p.id AS live FROM {rows} JOIN {edges} e ON {on}"
     " LEFT JOIN {history} h ON h.id = e.needs_id LEFT JOIN {jobs} p ON p.id = e.needs_id"
 )
 _UNMET = (
@@ -54,7 +65,11 @@ _DOOM = (
     f"((e.policy IN ({ALL_SUCCEEDED}, {OR_CANCEL}) AND e.outcome = {CANCELLED})"
     f" OR (e.policy = {OR_CANCEL} AND e.outcome = {FAILED}))"
 )
-_OPEN = f"SELECT d.i FROM {{rows}} WHERE NOT EXISTS (SELECT 1 FROM {{edges}} e WHERE e.job_id = d.i AND {_UNMET})"
+# Who waits for his children has started, and waits for his parents no more; who starts over waits for them only.
+_OPEN = (
+    "SELECT c.id FROM {rows} JOIN {jobs} c ON c.id = d.i WHERE NOT EXISTS (SELECT 1 FROM {edges} e WHERE e.job_id = d.i"
+    f" AND {_UNMET} AND (e.policy = {SPAWNED}) = (c.reason = {CHILDREN}))"
+)
 _DOOMED = (
     f"SELECT e.job_id, e.needs_id, e.outcome FROM {{rows}} JOIN {{edges}} e ON e.job_id = d.i WHERE {_DOOM}"
     " ORDER BY e.job_id, e.needs_id"
@@ -65,17 +80,28 @@ _WORST = (
 )
 
 
+class Waits(NamedTuple):
+    """Of an edge: who waits, for whom."""
+
+    job_id: int
+    needs_id: int
+
+
+NOBODY = Waits(-1, -1)
+
+
 class Dependents:
     """Finds which of the jobs that ended others wait for; and remembers whether there are edges at all."""
 
     def __init__(self) -> None:
         self.seen = False
 
-    def look(self, connection: Connection, tables: Tables, ended: Sequence[int]) -> list[int]:
-        """Those of these jobs for which somebody waits."""
-        found = [row[0] for row in connection.execute(_with(tables, _LOOK), {"doc": document(ended)})]
-        self.seen = -1 in found
-        return sorted(id for id in found if id != -1)
+    def look(self, connection: Connection, tables: Tables, ended: Sequence[int]) -> list[Waits]:
+        """Who waits for these jobs; one more than a slice, if there are more."""
+        rows = connection.execute(_with(tables, _LOOK), {"doc": document(ended), "n": SLICE + 1})
+        found = [Waits(*row) for row in rows]
+        self.seen = NOBODY in found
+        return sorted(waits for waits in found if waits != NOBODY)
 
     def still_waiting(self, connection: Connection, tables: Tables, ids: Sequence[int]) -> list[int]:
         """Those of these jobs that wait for others."""
@@ -84,10 +110,35 @@ class Dependents:
         return found
 
 
-def release(connection: Connection, tables: Tables, ended: Sequence[int]) -> Placed:
+def slices(
+    look: Callable[[Callable[[Connection], list[Waits]]], list[Waits]], tables: Tables, ended: Sequence[int], first: list[Waits]
+) -> Iterator[list[Waits]]:
+    """Who waits for these jobs, so many that they can be settled in one transaction, and then more.
+
+    first    what `Dependents.look` has found
+    """
+    if len(first) <= SLICE:
+        yield first
+        return
+    for parent in ended:
+        after = 0
+        while some := look(partial(_page, tables=tables, parent=parent, after=after)):
+            yield some
+            if len(some) < SLICE:
+                break
+            after = some[-1].job_id
+
+
+def _page(connection: Connection, tables: Tables, parent: int, after: int) -> list[Waits]:
+    index = f" FORCE INDEX ({_index(tables)})" if tables.dialect.name == "mysql" else ""
+    statement = tables.text(_PAGE.replace("{index}", index))
+    rows = connection.execute(statement, {"parent": parent, "after": after, "n": SLICE})
+    return [Waits(*row) for row in rows]
+
+
+def release(connection: Connection, tables: Tables, waits: Sequence[Waits]) -> Placed:
     """Let go on those who waited for these jobs only (S0.31); those that can never start are cancelled."""
-    found = connection.execute(_with(tables, _CHILDREN), {"doc": document(ended)}).scalars()
-    return _settle(connection, tables, sorted(found), sorted(ended))
+    return _settle(connection, tables, sorted({one.job_id for one in waits}), waits)
 
 
 def look_again(connection: Connection, tables: Tables, ids: Sequence[int]) -> Placed:
@@ -102,6 +153,17 @@ def missing_parents(connection: Connection, tables: Tables, wanted: Collection[i
     there = "SELECT d.i FROM {rows} WHERE EXISTS (SELECT 1 FROM {jobs} j WHERE j.id = d.i) OR EXISTS"
     there += " (SELECT 1 FROM {history} h WHERE h.id = d.i)"
     return set(wanted) - set(connection.execute(_with(tables, there), {"doc": document(sorted(wanted))}).scalars())
+
+
+def check_spawned(connection: Connection, tables: Tables, jobs: Iterable[NewJob]) -> None:
+    """Raises BadOption for a child that waits for the job that spawns it, which waits for its children."""
+    for id in sorted({job.parent.id for job in jobs if job.parent is not None and job.parent.id in job.after}):
+        flags = connection.execute(select(tables.jobs.c.flags).where(tables.jobs.c.id == id)).scalar()
+        if flags is not None and not flags & Flag.MASTER:
+            raise BadOption(
+                f"job {id} ends after its children, so none of them can wait for it; leave it out of after=, leave out"
+                " parent=, or let its task be a master"
+            )
 
 
 def mark_spawners(connection: Connection, tables: Tables, leases: Iterable[Lease]) -> None:
@@ -122,20 +184,34 @@ def waive(connection: Connection, tables: Tables, id: int, parent: int) -> tuple
     return waived, Owed(waiting={id})
 
 
-def dependents(
-    connection: Connection, tables: Tables, id: int, states: Sequence[int] = (BLOCKED,), limit: int = 1000
-) -> list[int]:
-    """Jobs in these states that need this one to have succeeded; of blocked ones those that wait for their parents still."""
+def dependents(connection: Connection, tables: Tables, id: int, limit: int = 1000) -> list[int]:
+    """Jobs that wait for this one to have succeeded."""
+    edges, jobs = tables.edges, tables.jobs
+    needs = and_(edges.c.needs_id == id, edges.c.policy.in_((ALL_SUCCEEDED, OR_CANCEL)))
+    waits = and_(jobs.c.state == BLOCKED, jobs.c.reason == PARENTS)
+    some = select(jobs.c.id).join_from(edges, jobs, jobs.c.id == edges.c.job_id).where(needs, waits)
+    return list(connection.execute(some.order_by(jobs.c.id).limit(limit)).scalars())
+
+
+def doomed_by(connection: Connection, tables: Tables, id: int, after: int = 0, limit: int = 1000) -> list[int]:
+    """Jobs behind this id that were cancelled because that one failed or was cancelled, or was given up."""
+    edges, history = tables.edges, tables.history
+    hopeless = and_(edges.c.policy.in_((ALL_SUCCEEDED, OR_CANCEL)), edges.c.outcome.in_((FAILED, CANCELLED)))
+    some = select(history.c.id).join_from(edges, history, history.c.id == edges.c.job_id)
+    some = some.where(edges.c.needs_id == id, edges.c.job_id > after, hopeless)
+    some = some.where(history.c.state == CANCELLED, history.c.flags.op("&")(int(Flag.DOOMED)) != 0)
+    return list(connection.execute(some.order_by(edges.c.job_id).limit(limit)).scalars())
+
+
+def find_out_anew(connection: Connection, tables: Tables, ids: Collection[int]) -> None:
+    """Forget how those ended that these jobs wait for, since they start over; what is known of those that were pruned stays."""
     edges = tables.edges
-    places = (tables.jobs, tables.history)
-    found: set[int] = set()
-    for table in places:
-        some = select(table.c.id).join_from(edges, table, table.c.id == edges.c.job_id)
-        waits = or_(table.c.state != BLOCKED, table.c.reason == PARENTS)
-        needs = edges.c.policy.in_((ALL_SUCCEEDED, OR_CANCEL))
-        wanted = some.where(edges.c.needs_id == id, needs, table.c.state.in_(states), waits)
-        found.update(connection.execute(wanted.order_by(table.c.id).limit(limit)).scalars())
-    return sorted(found)
+    mine = edges.c.job_id.in_(sorted(ids)), edges.c.outcome.is_not(None)
+    needed = set(connection.execute(select(edges.c.needs_id).where(*mine).distinct()).scalars())
+    there = sorted(needed - missing_parents(connection, tables, needed))
+    for start in range(0, len(there), CHUNK):
+        some = edges.c.needs_id.in_(there[start : start + CHUNK])
+        connection.execute(update(edges).where(*mine, some).values(outcome=None))
 
 
 def children(connection: Connection, tables: Tables, id: int, limit: int = 1000) -> list[int]:
@@ -156,12 +232,12 @@ class _Child(NamedTuple):
     wait: int | None  # microseconds until its time
 
 
-def _settle(connection: Connection, tables: Tables, ids: Sequence[int], parents: Sequence[int] | None) -> Placed:
+def _settle(connection: Connection, tables: Tables, ids: Sequence[int], waits: Sequence[Waits] | None) -> Placed:
     """Lock these, then look what has become of their parents (None: of all), and draw the consequences."""
     children, missed = _lock(connection, tables, ids)
     if not children:
         return Placed(locked=Owed(waiting=missed))
-    _write_outcomes(connection, tables, sorted(children), parents)
+    _write_outcomes(connection, tables, sorted(children), waits)
     placed = _cancel_doomed(connection, tables, children)
     opened = connection.execute(_with(tables, _OPEN), {"doc": document(sorted(children))}).scalars().all()
     free = [children[id] for id in opened if id in children]
@@ -185,24 +261,31 @@ def _lock(connection: Connection, tables: Tables, ids: Sequence[int]) -> tuple[d
     return {row[0]: _Child(Traveller(*row[:width]), row[width + 1], row[width + 2]) for row in waiting}, missed
 
 
-def _write_outcomes(connection: Connection, tables: Tables, ids: Sequence[int], parents: Sequence[int] | None) -> None:
-    if parents is None:
-        template, doc = _TRUTH.replace("{on}", "e.job_id = d.i"), document(ids)
-    else:
-        template, doc = _TRUTH.replace("{on}", "e.needs_id = d.i"), document(parents)
+def _write_outcomes(connection: Connection, tables: Tables, ids: Sequence[int], waits: Sequence[Waits] | None) -> None:
     mine = set(ids)
-    changed: defaultdict[int | None, list[dict[str, int]]] = defaultdict(list)
-    for row in connection.execute(_with(tables, template), {"doc": doc}):
-        gone = CANCELLED if row.outcome is None else row.outcome
+    if waits is None:
+        statement, doc = _with(tables, _TRUTH.replace("{on}", _ALL_OF_THEM)), document(ids)
+    else:
+        statement = with_rows(tables, _TRUTH.replace("{on}", _THESE), _PAIRS)
+        doc = _pairs(one for one in waits if one.job_id in mine)
+    changed: defaultdict[int | None, list[Waits]] = defaultdict(list)
+    for row in connection.execute(statement, {"doc": doc}):
+        # A child that nobody knew to have ended was one of an earlier run, and was pruned when that was over.
+        unknown = SUCCEEDED if row.policy == SPAWNED else CANCELLED
+        gone = unknown if row.outcome is None else row.outcome
         outcome = row.ended if row.ended is not None else None if row.live is not None else gone
-        if row.job_id in mine and outcome != row.outcome:
-            changed[outcome].append({"i": row.job_id, "n": row.needs_id})
+        if outcome != row.outcome:
+            changed[outcome].append(Waits(row.job_id, row.needs_id))
     for outcome, some in changed.items():
-        rows = sorted(some, key=lambda one: (one["i"], one["n"]))
-        write = _WRITE[tables.dialect.name].replace("{rows}", tables.dialect.rows({"i": "int", "n": "int"}))
-        connection.execute(tables.text(write), {"doc": msgspec.json.encode(rows).decode(), "outcome": outcome})
+        write = with_rows(tables, _WRITE[tables.dialect.name], _PAIRS)
+        connection.execute(write, {"doc": _pairs(some), "outcome": outcome})
 
 
+def _pairs(some: Iterable[Waits]) -> str:
+    return msgspec.json.encode([{"i": one.job_id, "n": one.needs_id} for one in sorted(some)]).decode()
+
+
+_PAIRS = {"i": "int", "n": "int"}
 _WRITE = {
     "sqlite": "UPDATE {edges} SET outcome = :outcome WHERE (job_id, needs_id) IN (SELECT d.i, d.n FROM {rows})",
     "postgresql": (
@@ -223,7 +306,8 @@ def _cancel_doomed(connection: Connection, tables: Tables, children: dict[int, _
             doomed.setdefault(id, f"job {parent}, which it needs, {'failed' if outcome == FAILED else 'was cancelled'}")
     for id in doomed:
         del children[id]
-    return end_waiting(connection, tables, {id: (CANCELLED, note) for id, note in doomed.items()}, PARENTS)
+    ends: dict[int, tuple[int, str | None]] = {id: (CANCELLED, note) for id, note in doomed.items()}
+    return end_waiting(connection, tables, ends, PARENTS, flags=Flag.DOOMED)
 
 
 def _send_on(connection: Connection, tables: Tables, free: Sequence[_Child]) -> Placed:
@@ -250,6 +334,9 @@ def _end_families(connection: Connection, tables: Tables, ids: Sequence[int]) ->
 
 def _with(tables: Tables, template: str) -> Any:
     if "{needed}" in template:
-        index = tables.dialect.quote(f"{tables.prefix}edges_needs")
-        template = template.replace("{needed}", _BY_NEEDS[tables.dialect.name].replace("{index}", index))
+        template = template.replace("{needed}", _BY_NEEDS[tables.dialect.name].replace("{index}", _index(tables)))
     return by_ids(tables, template)
+
+
+def _index(tables: Tables) -> str:
+    return tables.dialect.quote(f"{tables.prefix}edges_needs")

@@ -8,29 +8,48 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Table, insert, literal, literal_column, null, select
 
+from dray.job import Flag
 from dray.store.codes import BLOCKED, FAILED, document
 from dray.store.notices import give_ended
 from dray.store.owed import Owed
 from dray.store.places import Placed
+from dray.store.rows import by_ids
 from dray.store.tables import Tables
 
 
-def end_waiting(connection: Connection, tables: Tables, ends: Mapping[int, tuple[int, str | None]], reason: int) -> Placed:
+def end_waiting(
+    connection: Connection, tables: Tables, ends: Mapping[int, tuple[int, str | None]], reason: int, flags: int = 0
+) -> Placed:
     """End locked jobs that wait for this reason: the state of each, and a note (None: it keeps its own)."""
     alike: defaultdict[tuple[int, str | None], list[int]] = defaultdict(list)
     for id, end in ends.items():
         alike[end].append(id)
     for (state, note), ids in alike.items():
         said = {} if note is None else {"note": note}
-        carry(connection, tables, tables.jobs, tables.history, ids, (BLOCKED,), ended(tables, state) | said)
-    give_ended(connection, tables, [id for id, (state, _) in ends.items() if state == FAILED])
+        carry(connection, tables, tables.jobs, tables.history, ids, (BLOCKED,), ended(tables, state, flags) | said)
+    failed = [id for id, (state, _) in ends.items() if state == FAILED]
+    give_ended(connection, tables, failed)
+    _halt(connection, tables, failed)
     return Placed(owed=Owed(ended=set(ends), coverers=set(ends)))  # they may have done the work of others
 
 
-def ended(tables: Tables, state: int) -> dict[str, Any]:
-    """What is written into a job that ends now and holds nothing any more."""
+_HALT = (
+    "INSERT INTO {halts} (group_hash, job_id, at) SELECT h.group_hash, h.id, {now} FROM {rows} JOIN {history} h ON h.id = d.i"
+    f" WHERE h.group_hash IS NOT NULL AND (h.flags & {int(Flag.HALT)}) <> 0"
+)
+
+
+def _halt(connection: Connection, tables: Tables, failed: Collection[int]) -> None:
+    """Let the groups stand still of those that have failed because of others, where that was asked for."""
+    if failed:
+        connection.execute(by_ids(tables, _HALT), {"doc": document(sorted(failed))})
+
+
+def ended(tables: Tables, state: int, flags: int = 0) -> dict[str, Any]:
+    """What is written into a job that ends now and holds nothing any more; `flags` are added."""
     gone = dict.fromkeys(("reason", "ready_at", "group_held", "limit_held", "covered_by"))
-    return {**gone, "state": state, "finished_at": tables.now()}
+    flagged = {"flags": tables.jobs.c.flags.bitwise_or(flags)} if flags else {}
+    return {**gone, **flagged, "state": state, "finished_at": tables.now()}
 
 
 def carry(

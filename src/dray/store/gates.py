@@ -1,7 +1,6 @@
 """Letting jobs out of the lines of groups and limits.
 
-Somebody comes to hold something here, in `follow`, and when a job that its group stands still for is run again; the first two
-lock the gate, the third its halt, which nobody else has as long as the group stands still.
+Somebody comes to hold something here, in `follow`, and when a job that its group stands still for is run again.
 
 Whoever lets somebody out locks the gate first and looks in a statement of its own afterwards, so that it sees what all before
 it have done. What holds a gate is counted among the jobs themselves; nothing is counted in the gate's row, which is only there
@@ -18,6 +17,7 @@ from sqlalchemy import Connection, and_, delete, select
 
 from dray.errors import BadOption
 from dray.options import Limit
+from dray.rates import Start, counting
 from dray.stations import GROUP, LIMIT, Held, gate_hash
 from dray.store.codes import BLOCKED, document
 from dray.store.owed import Owed
@@ -36,6 +36,7 @@ class Gate(NamedTuple):
     hash: int
     rule: str | None
     spent: str | None
+    opens_at: int | None = None
 
     @property
     def limit(self) -> Limit:
@@ -46,17 +47,21 @@ class Gate(NamedTuple):
             return Limit("limit", 1)
 
     @property
-    def starts(self) -> list[tuple[int, int]]:
+    def starts(self) -> list[Start]:
         """The starts that a rate has counted: when, and how many."""
         try:
             return msgspec.json.decode(self.spent or "[]", type=list[tuple[int, int]])
         except msgspec.DecodeError:
             return []
 
-    def starts_since(self, now: int) -> list[tuple[int, int]]:
+    @property
+    def per(self) -> int:
+        """The time of its rate, in microseconds."""
+        return round(self.limit.per * 1_000_000)
+
+    def starts_since(self, now: int) -> list[Start]:
         """Those that count still at this instant."""
-        since = now - round(self.limit.per * 1_000_000)
-        return [start for start in self.starts if start[0] > since]
+        return counting(self.starts, now, self.per)
 
 
 _LOCK = {
@@ -67,7 +72,7 @@ _LOCK = {
     ),
     "mysql": ("SELECT {columns} FROM {rows} STRAIGHT_JOIN {gates} g FORCE INDEX (PRIMARY) ON g.gate_hash = d.i FOR UPDATE"),
 }
-_COLUMNS = "g.gate_hash, g.rule, g.spent"
+_COLUMNS = "g.gate_hash, g.rule, g.spent, g.opens_at"
 
 
 def lock(connection: Connection, tables: Tables, kind: str, hashes: Iterable[int]) -> list[Gate]:

@@ -9,6 +9,7 @@ import msgspec
 from sqlalchemy import Connection, func, select, update
 
 from dray.options import Limit
+from dray.rates import Start, thinned
 from dray.stations import LIMIT, Held
 from dray.store.codes import READY, document
 from dray.store.gates import Gate, let_out, lock
@@ -32,10 +33,16 @@ _FIRST_OF_EACH = (
     "SELECT d.h, l.id FROM {rows} CROSS JOIN LATERAL (SELECT w.id FROM {jobs} w WHERE w.limit_hash = d.h"
     f" AND w.limit_held = {int(Held.WAITS)} ORDER BY w.priority, w.id LIMIT d.n) AS l"
 )
-_NEWER = (
-    "SELECT j.limit_hash, j.limit_rule FROM {rows} JOIN {jobs} j ON j.id = d.i JOIN {gates} g ON g.gate_hash = j.limit_hash"
-    " WHERE g.rule <> j.limit_rule ORDER BY j.id"
+_OTHERS = (
+    "SELECT j.id FROM {rows} JOIN {jobs} j ON j.id = d.i JOIN {gates} g ON g.gate_hash = j.limit_hash"
+    " WHERE g.rule <> j.limit_rule"
 )
+_NAMED = (
+    "SELECT j.id, j.limit_hash FROM {rows} JOIN {jobs} j ON j.id = d.i WHERE j.limit_hash IS NOT NULL UNION ALL"
+    " SELECT h.id, h.limit_hash FROM {rows} JOIN {history} h ON h.id = d.i WHERE h.limit_hash IS NOT NULL"
+)
+# By the ids, not by the index of limits, in which a million may wait: newer ones there are few. The sum says so.
+_NEWEST = "SELECT j.id, j.limit_rule FROM {table} j WHERE j.id >= :id AND j.limit_hash + 0 = :hash ORDER BY j.id DESC LIMIT 1"
 
 
 def waited_for(connection: Connection, tables: Tables, limits: Sequence[int]) -> list[int]:
@@ -60,20 +67,35 @@ def give_shares(connection: Connection, tables: Tables, limits: Sequence[int]) -
     return placed
 
 
-def newer_rules(connection: Connection, tables: Tables, ids: Sequence[int]) -> list[int]:
+def other_rules(connection: Connection, tables: Tables, ids: Sequence[int]) -> list[int]:
     """Those of these new jobs that bring other numbers for their limit than it has."""
-    found = connection.execute(by_ids(tables, _NEWER), {"doc": document(ids)}).all()
-    return list(ids) if found else []
+    return sorted(connection.execute(by_ids(tables, _OTHERS), {"doc": document(ids)}).scalars())
 
 
 def take_rules(connection: Connection, tables: Tables, ids: Sequence[int]) -> Placed:
-    """Let the limits have the numbers that these jobs bring: the latest enqueue decides."""
-    found = connection.execute(by_ids(tables, _NEWER), {"doc": document(ids)}).all()
-    rules = {row[0]: row[1] for row in found}
-    gates = tables.gates
-    for gate in lock(connection, tables, LIMIT, rules):
-        connection.execute(update(gates).where(gates.c.gate_hash == gate.hash).values(rule=rules[gate.hash]))
-    return Placed(owed=Owed(limits=set(rules)))
+    """Let the limits of these jobs have the numbers of the newest enqueue: of these, or of one that came after them.
+
+    To be done twice. Who enqueues before the first has committed finds the numbers as they were, and perhaps that they are his
+    own; the second finds him.
+    """
+    named = connection.execute(by_ids(tables, _NAMED), {"doc": document(ids)}).all()
+    last = {hash: id for id, hash in sorted((row[0], row[1]) for row in named)}
+    gates, changed = tables.gates, set[int]()
+    for gate in lock(connection, tables, LIMIT, last):
+        rule = _newest_rule(connection, tables, gate.hash, last[gate.hash])
+        if rule is not None and rule != gate.rule:
+            connection.execute(update(gates).where(gates.c.gate_hash == gate.hash).values(rule=rule))
+            changed.add(gate.hash)
+    return Placed(owed=Owed(limits=changed))
+
+
+def _newest_rule(connection: Connection, tables: Tables, hash: int, since: int) -> str | None:
+    """The numbers that the newest job with this limit brought, from this one on, whether it has ended or not."""
+    found: list[tuple[int, str | None]] = []
+    for place in ("{jobs}", "{history}"):
+        rows = connection.execute(tables.text(_NEWEST.replace("{table}", place)), {"id": since, "hash": hash})
+        found += [(row[0], row[1]) for row in rows]
+    return max(found)[1] if found else None
 
 
 def opening(connection: Connection, tables: Tables) -> float | None:
@@ -106,7 +128,7 @@ class _Room:
     rule: Limit
     now: int
     free: int
-    spent: list[tuple[int, int]]
+    spent: list[Start]
     used: int = 0
 
     def use(self, count: int) -> None:
@@ -118,20 +140,20 @@ class _Room:
         if self.rule.rate is None or self.used < self.free:
             return None
         first = self._starts[0][0] if self._starts else self.now
-        return first + round(self.rule.per * 1_000_000)
+        return first + self.gate.per
 
     @property
-    def _starts(self) -> list[tuple[int, int]]:
+    def _starts(self) -> list[Start]:
         return [*self.spent, *([(self.now, self.used)] if self.used else [])]
 
     def spent_now(self) -> str:
-        return msgspec.json.encode(self._starts).decode()
+        return msgspec.json.encode(thinned(self._starts, self.gate.per)).decode()
 
 
 def _room(gate: Gate, held: int, unstarted: int, now: int) -> _Room:
     rule = gate.limit
     free = 2**31 if rule.most is None else rule.most - held
-    spent: list[tuple[int, int]] = []
+    spent: list[Start] = []
     if rule.rate is not None:
         spent = gate.starts_since(now)
         # Those let through long ago that nobody has started yet would else start together with as many new ones.
@@ -167,7 +189,7 @@ def _looked_up(connection: Connection, tables: Tables, rooms: Sequence[_Room]) -
 
 
 def _remember(connection: Connection, tables: Tables, room: _Room) -> None:
-    if room.rule.rate is None:
+    if room.rule.rate is None or (room.used == 0 and room.opens_at == room.gate.opens_at):
         return
     gates = tables.gates
     values = {"spent": room.spent_now(), "opens_at": room.opens_at}

@@ -7,11 +7,11 @@ repeated.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 
 import msgspec
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, insert, select, update
 
 from dray.store.tables import Tables
 
@@ -85,6 +85,13 @@ def forget(connection: Connection, tables: Tables, notes: Iterable[int]) -> None
     """Delete notes: all that they name has been settled."""
     unsettled = tables.unsettled
     connection.execute(delete(unsettled).where(unsettled.c.id.in_(sorted(notes))))
+
+
+def stay_with(connection: Connection, tables: Tables, notes: Sequence[int]) -> None:
+    """Say that what these notes name is being settled still."""
+    if notes:
+        unsettled = tables.unsettled
+        connection.execute(update(unsettled).where(unsettled.c.id.in_(sorted(notes))).values(at=tables.now()))
 
 
 def left_behind(connection: Connection, tables: Tables, older_than: float, after: int = 0) -> dict[int, Owed | None]:

@@ -8,6 +8,7 @@ anybody; what a crash left undone is found by its note.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 from sqlalchemy import Connection
@@ -17,7 +18,7 @@ from dray.errors import StoreError, StoreUnavailable
 from dray.job import Ready
 from dray.store import cover, edges, gates, limits
 from dray.store.connect import Database
-from dray.store.owed import Owed, forget, left_behind, note
+from dray.store.owed import Owed, forget, left_behind, note, stay_with
 from dray.store.places import Placed
 from dray.store.tables import Tables
 from dray.store.wakeup import Bell
@@ -34,11 +35,32 @@ class Step(NamedTuple):
     takes   the field of `Owed` whose keys it works off
     look    which of these keys need anything: without a lock, since mostly none does
     act     draw the consequences, in one transaction; gives what is ready now, and what is owed next
+    times   how often
     """
 
     takes: str
     look: Callable[[Connection, Tables, Sequence[int]], Sequence[int]]
     act: Callable[[Connection, Tables, Sequence[int]], Placed]
+    times: int = 1
+
+    def run(self, database: Database, tables: Tables, keys: Sequence[int]) -> Iterator[Callable[[Connection], Placed]]:
+        """The transactions that it takes."""
+        if wanted := database.once(lambda connection: self.look(connection, tables, keys)):
+            for _ in range(self.times):
+                yield lambda connection: self.act(connection, tables, wanted)
+
+
+class Release(NamedTuple):
+    """The step of those who wait for others. They may be any number, and are settled in slices."""
+
+    dependents: edges.Dependents
+    takes: str = "ended"
+
+    def run(self, database: Database, tables: Tables, keys: Sequence[int]) -> Iterator[Callable[[Connection], Placed]]:
+        """The transactions that it takes."""
+        if first := database.once(lambda connection: self.dependents.look(connection, tables, keys)):
+            for some in edges.slices(database.once, tables, keys, first):
+                yield partial(edges.release, tables=tables, waits=some)
 
 
 class Settler:
@@ -49,11 +71,11 @@ class Settler:
         self._dependents = edges.Dependents()
         # In the order in which jobs pass the stations: what one step lets go on, the next may let through.
         self._steps = (
-            Step("ended", self._dependents.look, edges.release),
+            Release(self._dependents),
             Step("waiting", self._dependents.still_waiting, edges.look_again),
             Step("coverers", cover.ended_coverers, cover.uncover),
             Step("groups", gates.open_groups, gates.let_heads),
-            Step("rulings", limits.newer_rules, limits.take_rules),
+            Step("rulings", limits.other_rules, limits.take_rules, times=2),
             Step("limits", limits.waited_for, limits.give_shares),
         )
 
@@ -95,8 +117,8 @@ class Settler:
 
     def _settle(self, owed: Owed, notes: Sequence[int]) -> list[Ready]:
         ready: list[Ready] = []
-        locked = Owed()
-        for placed in self._work_off(owed):
+        locked, notes = Owed(), list(notes)
+        for placed in self._work_off(owed, notes):
             self._bell.ring(placed.ready)
             ready += placed.ready
             locked.add(placed.locked)
@@ -131,21 +153,27 @@ class Settler:
     def _left_behind(self, older_than: float, after: int) -> dict[int, Owed | None]:
         return self._database.once(lambda connection: left_behind(connection, self._tables, older_than, after))
 
-    def _work_off(self, owed: Owed) -> Iterator[Placed]:
+    def _work_off(self, owed: Owed, notes: list[int]) -> Iterator[Placed]:
         left = Owed()
         left.add(owed)
-        while left:
-            for step in self._steps:
-                keys = sorted(getattr(left, step.takes))
-                getattr(left, step.takes).clear()
-                for start in range(0, len(keys), CHUNK):
-                    placed = self._step(step, keys[start : start + CHUNK])
+        # Always the first step that has anything to do: who may be the first of a line is asked when all have joined it whom
+        # others' ends let go on.
+        while step := next((step for step in self._steps if getattr(left, step.takes)), None):
+            keys = sorted(getattr(left, step.takes))
+            getattr(left, step.takes).clear()
+            for start in range(0, len(keys), CHUNK):
+                for number, work in enumerate(step.run(self._database, self._tables, keys[start : start + CHUNK])):
+                    placed, more = self._database.transact(partial(self._act, work=work, notes=notes if number else ()))
+                    notes += [] if more is None else [more]
                     left.add(placed.owed)
                     if placed.ready or placed.locked:
                         yield placed
 
-    def _step(self, step: Step, keys: Sequence[int]) -> Placed:
-        wanted = self._database.once(lambda connection: step.look(connection, self._tables, keys))
-        if not wanted:
-            return Placed()
-        return self._database.transact(lambda connection: step.act(connection, self._tables, wanted))
+    def _act(
+        self, connection: Connection, work: Callable[[Connection], Placed], notes: Sequence[int]
+    ) -> tuple[Placed, int | None]:
+        """Draw some consequences; whoever ends by them is noted like all who end. `notes`: of what takes long, so that nobody
+        thinks that it was left behind."""
+        placed = work(connection)
+        stay_with(connection, self._tables, notes)
+        return placed, note(connection, self._tables, Owed(ended=placed.owed.ended, coverers=placed.owed.coverers))

@@ -171,10 +171,13 @@ class SqlStore:
             yield
 
     def _is_begun(self, connection: Connection) -> bool:
-        raw = connection.connection.dbapi_connection
+        raw: Any = connection.connection.dbapi_connection
         if self.tables.dialect.name == "sqlite":
-            # Its driver begins at the first write only: a savepoint before that would be the transaction itself.
-            return bool(getattr(raw, "in_transaction", False))
+            raw = connection.connection.driver_connection
+            # It begins at the first write only: a savepoint before that would be the transaction itself.
+            if not raw.in_transaction and raw.isolation_level is not None and getattr(raw, "autocommit", None) is not True:
+                connection.exec_driver_sql(f"BEGIN {raw.isolation_level}")
+            return bool(raw.in_transaction)
         asked = getattr(raw, "get_autocommit", None)
         return not (asked() if callable(asked) else getattr(raw, "autocommit", False) is True)
 

@@ -34,6 +34,7 @@ from dray.store.dialects import Dialect
 ID = BigInteger().with_variant(Integer, "sqlite")  # SQLite gives out rowids only to a column that is called INTEGER
 LONG = Text().with_variant(LONGTEXT, "mysql", "mariadb")
 NAME = String(NAME_LIMIT)
+HASH = String(32).with_variant(String(32, collation="C"), "postgresql")  # of a unique key, see job.wide_hash
 MYSQL: dict[str, Any] = {
     "mysql_engine": "InnoDB",
     "mysql_charset": "utf8mb4",
@@ -75,7 +76,7 @@ def job_columns() -> list[Column[Any]]:
         Column("group_rank", SmallInteger),  # its place in the line, before its id
         Column("limit_hash", BigInteger),
         Column("limit_held", SmallInteger),
-        Column("unique_hash", BigInteger),
+        Column("unique_hash", HASH),
         Column("unique_scope", SmallInteger),
         Column("parent_id", BigInteger),  # the job that spawned it
         Column("batch_id", BigInteger),
@@ -155,7 +156,7 @@ class Tables:
         )
         self.unique_keys = self._table(
             "unique_keys",
-            Column("unique_hash", BigInteger, primary_key=True, autoincrement=False),
+            Column("unique_hash", HASH, primary_key=True),
             Column("job_id", BigInteger, nullable=False),
             Column("scope", SmallInteger, nullable=False),
             Column("hold_until", BigInteger),

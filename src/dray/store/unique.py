@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, and_, delete, func, select, update
+from sqlalchemy import Connection, and_, case, delete, func, select, update
 
 from dray.errors import Conflict, StoreUnavailable
 from dray.job import NewJob, Reason, UniqueKey
@@ -23,7 +23,7 @@ TAKEN = 0  # the job of a key that this transaction has taken, until it has an i
 AT_ONCE = 50  # keys in one statement where that makes fewer deadlocks
 TRIES = 10  # rounds with somebody else who wants the same keys
 
-_KEYS = {"u": "int", "s": "int", "w": "int"}
+_KEYS = {"u": "text", "s": "int", "w": "int"}
 _INSERT = {
     "sqlite": (
         "INSERT OR IGNORE INTO {unique_keys} (unique_hash, job_id, scope, hold_until)"
@@ -43,7 +43,11 @@ _ALONE = {"sqlite": "", "postgresql": " FOR NO KEY UPDATE", "mysql": " FOR UPDAT
 _HOLDER = "SELECT id, state, reason, priority FROM {jobs} WHERE id = :i"
 _NAME = {
     "sqlite": "UPDATE {unique_keys} AS k SET job_id = d.i FROM {rows} WHERE k.unique_hash = d.u",
-    "postgresql": "UPDATE {unique_keys} AS k SET job_id = d.i FROM {rows} WHERE k.unique_hash = d.u",
+    "postgresql": (
+        "UPDATE {unique_keys} AS k SET job_id = d.i FROM {rows} WHERE k.unique_hash = d.u"
+        # An array and not only a join, for which it would read a table of some thousand keys from end to end.
+        " AND k.unique_hash = ANY(ARRAY(SELECT d.u FROM {rows}))"
+    ),
     "mysql": ("UPDATE {rows} STRAIGHT_JOIN {unique_keys} k FORCE INDEX (PRIMARY) ON k.unique_hash = d.u SET k.job_id = d.i"),
 }
 
@@ -59,18 +63,18 @@ class Existing(NamedTuple):
 class _Key:
     """A key as its row says."""
 
-    hash: int
+    hash: str
     job_id: int
     free: bool  # its time is over
 
 
-def acquire(connection: Connection, tables: Tables, wanted: Sequence[NewJob]) -> dict[int, Existing]:
+def acquire(connection: Connection, tables: Tables, wanted: Sequence[NewJob]) -> dict[str, Existing]:
     """Take the keys of these new jobs, each of another key; gives those that are there already, by their keys.
 
     Raises Conflict for one that asks for that. Another transaction that has just taken one of these keys is waited for.
     """
     left = {job.unique.hash: job for job in wanted if job.unique is not None}
-    found: dict[int, Existing] = {}
+    found: dict[str, Existing] = {}
     for _ in range(TRIES):
         _insert(connection, tables, left.values())
         # By their jobs, as all lock jobs.
@@ -90,10 +94,10 @@ def acquire(connection: Connection, tables: Tables, wanted: Sequence[NewJob]) ->
 
 def name(connection: Connection, tables: Tables, jobs: Iterable[tuple[int, NewJob]]) -> None:
     """Write into the keys that this transaction has taken which jobs they are of."""
-    rows = [{"u": job.unique.hash, "i": id} for id, job in jobs if job.unique is not None]
-    if rows:
-        template = _NAME[tables.dialect.name].replace("{rows}", tables.dialect.rows({"u": "int", "i": "int"}))
-        rows.sort(key=lambda row: row["u"])
+    taken = sorted((job.unique.hash, id) for id, job in jobs if job.unique is not None)
+    if taken:
+        template = _NAME[tables.dialect.name].replace("{rows}", tables.dialect.rows({"u": "text", "i": "int"}))
+        rows = [{"u": hash, "i": id} for hash, id in taken]
         connection.execute(tables.text(template), {"doc": msgspec.json.encode(rows).decode()})
 
 
@@ -110,7 +114,7 @@ def _row(key: UniqueKey) -> dict[str, Any]:
     return {"u": key.hash, "s": key.scope, "w": key.window}
 
 
-def _read(connection: Connection, tables: Tables, hashes: Sequence[int]) -> list[_Key]:
+def _read(connection: Connection, tables: Tables, hashes: Sequence[str]) -> list[_Key]:
     keys = tables.unique_keys
     over = and_(keys.c.hold_until.is_not(None), keys.c.hold_until <= tables.now())
     query = select(keys.c.unique_hash, keys.c.job_id, over).where(keys.c.unique_hash.in_(hashes)).order_by(keys.c.unique_hash)
@@ -160,11 +164,10 @@ def _replace(connection: Connection, tables: Tables, job: NewJob, id: int) -> No
     """Let the queued job be as the new one would have been; one that waits for its time waits for the new one."""
     jobs, wanted = tables.jobs, job.unique
     assert wanted is not None
-    values: dict[str, Any] = {"args": job.args, "priority": job.priority}
     mine = update(jobs).where(jobs.c.id == id)
-    connection.execute(
-        tables.dialect.by_primary_key(mine.where(jobs.c.state.in_((READY, SCHEDULED, RETRYING, BLOCKED)))).values(**values)
-    )
+    queued = mine.where(jobs.c.state.in_((READY, SCHEDULED, RETRYING, BLOCKED)))
+    values = {**with_priority(tables, job.priority), "args": job.args}
+    connection.execute(tables.dialect.by_primary_key(queued).ordered_values(*values.items()))
     if job.delay is None and job.run_at is None:
         return
     run_at: Any = job.run_at if job.run_at is not None else tables.now() + round((job.delay or 0) * 1_000_000)
@@ -174,6 +177,18 @@ def _replace(connection: Connection, tables: Tables, job: NewJob, id: int) -> No
         run_at = least(run_at, latest)
     timed = mine.where(jobs.c.state == SCHEDULED)
     connection.execute(tables.dialect.by_primary_key(timed).values(run_at=run_at))
+
+
+def with_priority(tables: Tables, priority: int) -> dict[str, Any]:
+    """What is written into a job that gets this priority while it waits, in this order."""
+    jobs = tables.jobs
+    # Else it would lie below the floors of those who claim from where it goes.
+    moved = and_(jobs.c.state == READY, jobs.c.priority != priority)
+    return {
+        "group_rank": case((jobs.c.group_rank == jobs.c.priority, priority), else_=jobs.c.group_rank),
+        "ready_at": case((moved, tables.now()), else_=jobs.c.ready_at),
+        "priority": priority,
+    }
 
 
 def _take_over(connection: Connection, tables: Tables, job: NewJob, key: _Key) -> bool:
@@ -187,41 +202,44 @@ def _take_over(connection: Connection, tables: Tables, job: NewJob, key: _Key) -
 # --- ended jobs that start over, and keys that nobody needs -----------------------------------------------------------------
 
 
-def retake(connection: Connection, tables: Tables, keys: Iterable[tuple[int, int, int]]) -> dict[int, int]:
+def retake(connection: Connection, tables: Tables, keys: Iterable[tuple[int, str, int]]) -> dict[int, int]:
     """Let ended jobs that start over have their keys again; gives whom these belong to by now, for those that cannot.
 
     keys    id of the job, its key, the key's scope
     """
     refused: dict[int, int] = {}
+    given: dict[str, int] = {}
     table = tables.unique_keys
     for id, hash, scope in sorted(keys, key=lambda one: one[1]):
         if scope == WINDOW:
             continue
-        owner = _retake(connection, tables, NewJob(task="", queue="", args="", unique=UniqueKey(hash, scope)), hash, id)
+        # Of two of them with one key the first has it: it is not live yet, so that the other would find the key free.
+        owner = given.get(hash) or _retake(connection, tables, UniqueKey(hash, scope), id)
         if owner is not None:
             refused[id] = owner
             continue
+        given[hash] = id
         connection.execute(update(table).where(table.c.unique_hash == hash).values(job_id=id))
     return refused
 
 
-def _retake(connection: Connection, tables: Tables, job: NewJob, hash: int, id: int) -> int | None:
+def _retake(connection: Connection, tables: Tables, wanted: UniqueKey, id: int) -> int | None:
     """Take a key for a job that had it once; gives whom it belongs to, if that is another."""
-    assert job.unique is not None
+    job = NewJob(task="", queue="", args="", unique=wanted)
     for _ in range(TRIES):
         _insert(connection, tables, [job])
-        for key in _read(connection, tables, [hash]):  # none, if it has just been pruned: once more
+        for key in _read(connection, tables, [wanted.hash]):  # none, if it has just been pruned: once more
             if key.job_id in (TAKEN, id):
                 return None
             holder = connection.execute(tables.text(_HOLDER + _SHARE[tables.dialect.name]), {"i": key.job_id}).first()
-            if is_held(job.unique.scope, holder):
+            if is_held(wanted.scope, holder):
                 return key.job_id
             if _take_over(connection, tables, job, key):
                 return None
     raise StoreUnavailable("a unique key changed hands again and again; try the same again")
 
 
-def prune_keys(connection: Connection, tables: Tables, after: int, limit: int = 1000) -> tuple[int, int | None]:
+def prune_keys(connection: Connection, tables: Tables, after: str, limit: int = 1000) -> tuple[int, str | None]:
     """Delete keys behind this one that nobody holds any more; gives how many, and where to go on (None: that was the end).
 
     A key that was taken for ever stays, also when its job is pruned: else retention would decide what is unique (C59).

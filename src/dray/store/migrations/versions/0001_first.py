@@ -18,6 +18,7 @@ down_revision = None
 ID = BigInteger().with_variant(Integer, "sqlite")
 LONG = Text().with_variant(LONGTEXT, "mysql", "mariadb")
 NAME = String(200)
+HASH = String(32).with_variant(String(32, collation="C"), "postgresql")
 OPTIONS: dict[str, Any] = {
     "mysql_engine": "InnoDB",
     "mysql_charset": "utf8mb4",
@@ -76,7 +77,7 @@ def _job_columns() -> list[Column[Any]]:
         Column("group_rank", SmallInteger),
         Column("limit_hash", BigInteger),
         Column("limit_held", SmallInteger),
-        Column("unique_hash", BigInteger),
+        Column("unique_hash", HASH),
         Column("unique_scope", SmallInteger),
         Column("parent_id", BigInteger),
         Column("batch_id", BigInteger),
@@ -222,7 +223,7 @@ def _output(steps: Steps) -> Table:
 def _unique_keys(steps: Steps) -> Table:
     return steps.table(
         "unique_keys",
-        Column("unique_hash", BigInteger, primary_key=True, autoincrement=False),
+        Column("unique_hash", HASH, primary_key=True),
         Column("job_id", BigInteger, nullable=False),
         Column("scope", SmallInteger, nullable=False),
         Column("hold_until", BigInteger),
