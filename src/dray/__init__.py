@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dray.app import Dray
-    from dray.context import Context, TimedOut, current_job
+    from dray.context import Context, current_job
     from dray.errors import DrayError, Permanent
     from dray.handle import Job
-    from dray.job import RetryIn, Skip, Snooze, State, StopWorker
+    from dray.job import State
     from dray.lifecycle import Retry
     from dray.options import Limit, Unique
     from dray.report import Report
+    from dray.signals import RetryIn, Skip, Snooze, StopWorker, TimedOut
     from dray.task import Task
 
 __all__ = [
@@ -51,13 +52,13 @@ _HOMES = {
     "Permanent": "errors",
     "Report": "report",
     "Retry": "lifecycle",
-    "RetryIn": "job",
-    "Skip": "job",
-    "Snooze": "job",
+    "RetryIn": "signals",
+    "Skip": "signals",
+    "Snooze": "signals",
     "State": "job",
-    "StopWorker": "job",
+    "StopWorker": "signals",
     "Task": "task",
-    "TimedOut": "context",
+    "TimedOut": "signals",
     "Unique": "options",
     "current_job": "context",
 }

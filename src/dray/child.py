@@ -30,11 +30,12 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from dray.app import Dray
-from dray.context import Context, TimedOut
+from dray.context import Context
 from dray.discover import import_app
 from dray.job import Claim
 from dray.meter import Meter
 from dray.runner import Ran
+from dray.signals import TimedOut
 from dray.wire import Line, claim_from, ran_to, result_to
 
 T = TypeVar("T")

@@ -7,20 +7,10 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
-from dray.job import Claim, Signal
+from dray.job import Claim
+from dray.signals import CancelRequested
 
 _current: ContextVar[Context | None] = ContextVar("dray_current_job", default=None)
-
-
-class CancelRequested(Signal):
-    """Somebody asked to cancel this job; raised at the next checkpoint of the run."""
-
-
-class TimedOut(Signal):
-    """This run has taken longer than the `timeout` of its task: raised in it, wherever it is, so that it may clean up.
-
-    No error, and not eaten by `except Exception`: who catches it has until the hard limit to end.
-    """
 
 
 class Context:

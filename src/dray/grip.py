@@ -8,7 +8,8 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
-from dray.context import Context, TimedOut
+from dray.context import Context
+from dray.signals import TimedOut
 from dray.stacks import coroutine_stack, thread_stack
 
 T = TypeVar("T")

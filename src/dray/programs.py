@@ -19,8 +19,9 @@ from typing import Any
 from dray import warden
 from dray.capture import Capture
 from dray.command import Command
-from dray.context import CancelRequested, Context, TimedOut
+from dray.context import Context
 from dray.errors import CommandFailed
+from dray.signals import CancelRequested, TimedOut
 
 LIVE_AFTER = 1.0  # seconds until what is said is stored while the command runs; most are over by then
 LAST_WORDS = 0.5  # seconds in which what is left of the output is taken: what it has started may hold the stream open

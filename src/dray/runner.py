@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dray.codec import Codec, sanitize
-from dray.context import CancelRequested, Context, TimedOut, enter
+from dray.context import Context, enter
 from dray.durations import show_duration
 from dray.errors import BadArguments, CodecError, CommandFailed, Permanent
 from dray.hooks import Hooks
@@ -21,16 +21,12 @@ from dray.job import (
     HandedBack,
     Outcome,
     Parked,
-    RetryIn,
-    Signal,
-    Skip,
     Skipped,
-    Snooze,
     Snoozed,
-    StopWorker,
     name_hash,
 )
 from dray.report import Report
+from dray.signals import CancelRequested, RetryIn, Signal, Skip, Snooze, StopWorker, TimedOut
 from dray.task import Definition, Registry
 
 TRACEBACK_LIMIT = 20_000  # characters kept of one traceback: the end, which says what happened

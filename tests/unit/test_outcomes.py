@@ -13,10 +13,11 @@ from dray.codec import Codec
 from dray.context import Context, current_job
 from dray.errors import BadOption, Permanent
 from dray.hooks import Ended, Hooks
-from dray.job import Claim, Failed, RetryIn, Skip, Skipped, Snooze, Snoozed, State, StopWorker
+from dray.job import Claim, Failed, Skipped, Snoozed, State
 from dray.lifecycle import Retry, decide
 from dray.report import Report
 from dray.runner import Prepared, Ran, Runner
+from dray.signals import RetryIn, Skip, Snooze, StopWorker
 from dray.task import Registry, TaskOptions
 
 rows = pytest.mark.rows
