@@ -20,6 +20,7 @@ from dray.context import Context
 from dray.job import Claim, Died, Failed, Usage
 from dray.options import Isolate
 from dray.runner import Ran
+from dray.settings import SETTINGS, Origin, Settings
 from dray.wire import Line, claim_to, ran_from
 
 GROWN = 128 * 1024  # KiB that a process may have grown by, until another takes its place
@@ -36,6 +37,12 @@ class Plan:
 
     app: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def plan_of(settings: Settings, where: str | None) -> Plan | None:
+    """The plan for an app that is at `where`, with what the command line has put over its settings; None: nobody knows."""
+    given = {name: getattr(settings, name) for name in SETTINGS if settings.source(name).origin is Origin.COMMAND_LINE}
+    return None if where is None else Plan(app=where, settings=given)
 
 
 class Child:

@@ -31,7 +31,7 @@ GLANCE = 1.0  # seconds between looks at the parent, at most
 POLL = 0.005  # seconds between looks at SQLite's change counter: 5 microseconds each, and as much to wake up for it
 PEEK, PEEKS, POLLS = 0.001, 20, 60  # the same while a commit seems under way; that many looks, then as above, at most so many
 DEAF_AFTER = 5.0  # seconds between the last that was heard and a commit: longer takes no writer from the log to the commit
-BLIND = 0.25  # the same where the system says when the file is written to: only to find out that it does not
+BLIND = 1.0  # the same where the system says when the file is written to: only to find out that it does not
 GIVE_UP = 60.0  # seconds after the worker's death in which its row is tried to be written
 
 
@@ -128,6 +128,13 @@ class Commits:
     def listen(self) -> None:
         if self.watch is not None and self.watch.was_written():
             self.heard, self.looks = steady(), 0
+
+    def wrote(self) -> bool:
+        """We have just committed something ourselves: what was heard of that leads nowhere, since there is one writer at a
+        time. Whether there was a commit of somebody else."""
+        self.listen()
+        self.looks = POLLS
+        return self.moved()
 
     def close(self) -> None:
         if self.watch is not None:
@@ -240,6 +247,10 @@ class Heart:
         say(f"b {sent!r}" if changed else "l")
         self.next_beat = sent + self.period
         with contextlib.suppress(Exception):  # a broken connection is noticed when it is used next
+            if self.commits is not None:
+                if self.commits.wrote():
+                    say("n")
+                return
             self.hear(readable=True)  # what was read together with the answer makes nobody's socket readable
 
     def is_locked_for_all(self) -> bool:

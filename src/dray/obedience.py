@@ -10,6 +10,7 @@ from typing import Protocol
 from dray.item import Item
 from dray.job import HandedBack, name_hash
 from dray.store.base import Pickup
+from dray.store.orders import NO_ORDERS, Orders
 
 EVERY = 0.25  # seconds between looks at what is paused, at least; an idle worker looks when it looks for jobs
 PATIENCE = 1.0  # seconds a job may take from its last look at us to its first line
@@ -18,7 +19,7 @@ PATIENCE = 1.0  # seconds a job may take from its last look at us to its first l
 class Desk(Protocol):
     """What it needs of the store."""
 
-    def controls(self) -> Controls: ...
+    def controls(self, worker_id: int | None = None) -> Controls: ...
     def obey(self, worker_id: int, generation: int) -> None: ...
 
 
@@ -31,6 +32,8 @@ class Controls(Protocol):
     def paused(self) -> Mapping[int, object]: ...
     @property
     def stopped(self) -> str | None: ...
+    @property
+    def orders(self) -> Orders: ...
 
 
 @dataclass(slots=True)
@@ -43,6 +46,7 @@ class Obedience:
     clock: Callable[[], float] = time.monotonic
     said: int = 0
     stopped: str | None = None  # no worker is to work, and why
+    orders: Orders = NO_ORDERS
     _next: float = field(default=float("-inf"))
 
     def is_due(self) -> bool:
@@ -54,9 +58,9 @@ class Obedience:
         Called by the thread that claims, so no claim is under way. What is said to be obeyed is true by then: of a queue that
         is paused nothing is fetched, and what was fetched before is dropped or has started.
         """
-        controls = self.desk.controls()
+        controls = self.desk.controls(self.worker_id)
         self.pickup.paused = frozenset(controls.paused)
-        self.stopped = controls.stopped
+        self.stopped, self.orders = controls.stopped, controls.orders
         self._next = self.clock() + EVERY
         concerned = [item for item in list(items) if name_hash(item.claim.queue) in self.pickup.paused]
         dropped = [item for item in concerned if item.started is None and item.dropped is None]

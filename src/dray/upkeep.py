@@ -17,7 +17,6 @@ from dray.meter import resident
 from dray.notify import Notifier, channels_of
 from dray.slots import Slots
 from dray.standing import Standing
-from dray.store.orders import Order
 from dray.store.output import Line
 from dray.store.rescue import Watch
 from dray.tally import Tally
@@ -27,13 +26,12 @@ if TYPE_CHECKING:
 
 ATTEND_EVERY = 1.0  # seconds between looks for cancels and holds
 ADOPT_EVERY = 5.0  # seconds between looks for parked jobs that are known here
-DUE_EVERY = 1.0  # seconds between looks for due jobs, at most
-SWEEP_EVERY = 2.0  # seconds between looks for what nobody settled, and for what has expired
+LOOK_EVERY = 1.0  # seconds between looks for what is due, has expired, or was left unsettled, at most
+ROUND_EVERY = 2.0  # seconds between parts of the round through all that waits
 COUNT_EVERY = 5.0  # seconds between writes of what a worker has counted
 MINUTES_KEPT = 2 * 86_400.0  # seconds until minutes become hours
 MERGES = 5  # in one go
-TELL_EVERY = 2.0  # seconds between looks for what somebody is to be told
-GATES_EVERY = 1.0  # seconds between looks for starts that a rate allows, at most
+TELL_EVERY = 30.0  # seconds between looks for what somebody is to be told, if nobody says that there is something
 KEYS = 1000  # unique keys that are looked at in one go
 PRUNE_EVERY = 60.0
 PRUNE_BATCHES = 5  # in one go: no chore may take long
@@ -54,8 +52,6 @@ class Employer(Protocol):
     tally: Tally
     standing: Standing
 
-    def job_stacks(self) -> str: ...
-
 
 class _Chores:
     """A thread that does things now and then, survives their failure, and can be stopped at once."""
@@ -64,6 +60,7 @@ class _Chores:
 
     def __init__(self) -> None:
         self._stopped = threading.Event()
+        self._woken = threading.Event()
         self._thread = threading.Thread(target=self._work, name=self.name, daemon=True)
 
     def start(self) -> None:
@@ -71,12 +68,21 @@ class _Chores:
 
     def stop(self) -> None:
         self._stopped.set()
+        self._woken.set()
         self._thread.join(5)
+
+    def wake(self) -> None:
+        """There is something to do: begin the next round now."""
+        self._woken.set()
 
     def _work(self) -> None:
         pause = 0.0
         failing = False
-        while not self._stopped.wait(pause):
+        while not self._stopped.is_set():
+            if self._woken.wait(pause):
+                self._woken.clear()
+                if self._stopped.is_set():
+                    return
             try:
                 pause = self._round()
                 failing = False
@@ -126,7 +132,6 @@ class Attendance(_Chores):
             self._forgotten.append(claim.lease)
 
     def _round(self) -> float:
-        self._heed_orders()
         self._mark_long_runs()
         self._heed_requests()
         self._worker.slots.leave_hooks_behind(time.monotonic())
@@ -167,19 +172,6 @@ class Attendance(_Chores):
         if now != self._reported:
             worker.store.roster.report(worker.worker_id, paused=now[0], memory=now[1], done=now[2])
             self._reported = now
-
-    def _heed_orders(self) -> None:
-        worker = self._worker
-        told = worker.store.roster.heard(worker.worker_id)
-        if told.stack:
-            worker.store.roster.answer(worker.worker_id, worker.job_stacks())
-        match told.order:
-            case Order.STOP:
-                worker.standing.stop("dray stop")
-            case Order.STOP_NOW:
-                worker.standing.stop_now("dray stop --now")
-            case Order.RELOAD:
-                worker.standing.reload("dray reload")
 
     def _mark_long_runs(self) -> None:
         now = time.monotonic()
@@ -225,7 +217,8 @@ class Attendance(_Chores):
 
 
 class Telling(_Chores):
-    """Telling people of failures. In a thread of its own, since a mail server may take its time, and rescue may not."""
+    """Telling people of failures. In a thread of its own, since a mail server may take its time, and rescue may not; upkeep
+    wakes it when there is something to tell."""
 
     name = "dray-notify"
 
@@ -246,16 +239,21 @@ class Upkeep(_Chores):
 
     tell       called when a job has become ready
     may_judge  whether our own beats arrive: while they do not, nothing is known of anybody else's
+    tell_people  called when there are notices
     """
 
     name = "dray-upkeep"
 
     def __init__(
-        self, app: Dray, tell: Callable[[], None] = lambda: None, may_judge: Callable[[], bool] = lambda: True
+        self,
+        app: Dray,
+        tell: Callable[[], None] = lambda: None,
+        may_judge: Callable[[], bool] = lambda: True,
+        tell_people: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__()
         settings = app.settings
-        self._app, self._tell, self._may_judge = app, tell, may_judge
+        self._app, self._tell, self._may_judge, self._tell_people = app, tell, may_judge, tell_people
         self.period = settings.ttl / 6  # seconds between two passes of rescue
         self._keep = {
             State.SUCCEEDED: settings.keep_succeeded,
@@ -264,28 +262,26 @@ class Upkeep(_Chores):
         }
         self._watch = Watch(ttl=settings.ttl)
         self._key: str | None = None  # how far the keys were looked through
-        self._due_at = self._rescue_at = self._adopt_at = self._sweep_at = self._rates_at = 0.0
+        self._look_at = self._rescue_at = self._adopt_at = self._round_at = 0.0
         self._prune_at = time.monotonic() + PRUNE_EVERY / 2
 
     def _round(self) -> float:
         now = time.monotonic()
-        if now >= self._due_at:
-            self._due_at = now + self.promote()
+        if now >= self._look_at:
+            self._look_at = now + self.look()
         if now >= self._rescue_at:
             self.rescue()
             self._rescue_at = now + self._watch.next_look(self.period)
         if now >= self._adopt_at:
             self.adopt()
             self._adopt_at = now + ADOPT_EVERY
-        if now >= self._rates_at:
-            self._rates_at = now + self.open_rates()
-        if now >= self._sweep_at:
-            self.sweep()
-            self._sweep_at = now + SWEEP_EVERY
+        if now >= self._round_at:
+            self._settled(self._app.store.go_round())
+            self._round_at = now + ROUND_EVERY
         if now >= self._prune_at:
             self.prune()
             self._prune_at = now + PRUNE_EVERY
-        chores = self._due_at, self._rescue_at, self._adopt_at, self._rates_at, self._sweep_at, self._prune_at
+        chores = self._look_at, self._rescue_at, self._adopt_at, self._round_at, self._prune_at
         return max(0.005, min(chores) - time.monotonic())
 
     def _failed(self) -> None:
@@ -297,15 +293,32 @@ class Upkeep(_Chores):
         self.rescue()
         self.adopt()
         self.open_rates()
-        self.sweep()
+        self.expire()
+        self._settled(self._app.store.sweep() + self._app.store.go_round())
         self.prune()
+
+    def look(self) -> float:
+        """Look what is due, which costs little, and do it; gives the seconds until the next look."""
+        todo = self._app.store.agenda(self._app.settings.notify_after)
+        waits = [LOOK_EVERY, todo.due, todo.rate]
+        if todo.due is not None and todo.due <= 0:
+            waits[1] = self.promote()
+        if todo.rate is not None and todo.rate <= 0:
+            waits[2] = self.open_rates()
+        if todo.expired:
+            self.expire()
+        if todo.unsettled:
+            self._settled(self._app.store.sweep())
+        if todo.notices:
+            self._tell_people()
+        return max(0.0, min(wait for wait in waits if wait is not None))
 
     def promote(self) -> float:
         """Make due jobs ready; gives the seconds until the next look."""
         promoted = self._app.store.promote()
         if promoted.ready:
             self._tell()
-        return DUE_EVERY if promoted.next_in is None else min(DUE_EVERY, promoted.next_in)
+        return LOOK_EVERY if promoted.next_in is None else min(LOOK_EVERY, promoted.next_in)
 
     def rescue(self) -> None:
         """Declare the silent dead, and free what the dead held."""
@@ -327,13 +340,15 @@ class Upkeep(_Chores):
     def open_rates(self) -> float:
         """Start what a rate allows by now; gives the seconds until the next look."""
         wait = self._app.store.open_rates()
-        return GATES_EVERY if wait is None else min(GATES_EVERY, max(0.0, wait))
+        return LOOK_EVERY if wait is None else min(LOOK_EVERY, max(0.0, wait))
 
-    def sweep(self) -> None:
-        """End what has expired, and settle what a crash left unsettled."""
+    def expire(self) -> None:
+        """End what has expired."""
         while sum(expired := self._app.store.expire()):
             events.emit("jobs.expired", cancelled=expired.cancelled, asked=expired.asked)
-        if count := self._app.store.sweep():
+
+    def _settled(self, count: int) -> None:
+        if count:
             events.emit("settle.repaired", count=count)
 
     def prune(self) -> None:

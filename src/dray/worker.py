@@ -14,7 +14,7 @@ import msgspec
 
 from dray import events
 from dray.app import Dray
-from dray.children import Plan
+from dray.children import plan_of
 from dray.discover import where_is
 from dray.errors import StoreError, WorkerGone
 from dray.exchange import Exchange
@@ -32,11 +32,11 @@ from dray.pace import Pace
 from dray.probe import Vital
 from dray.process import Inbox, on_signals
 from dray.selection import Choice, TaskFilter
-from dray.settings import SETTINGS, Origin
 from dray.slots import Slots
 from dray.stacks import all_stacks
 from dray.standing import Standing
 from dray.stock import Stock
+from dray.store.orders import Order
 from dray.tally import Tally
 from dray.upkeep import Attendance, Telling, Upkeep
 
@@ -111,7 +111,7 @@ class Worker:
             record=self._record,
             on_done=self._inbox.nudge,
             on_stuck=self._replace,
-            plan=_plan(app, where or where_is(app)),
+            plan=plan_of(app.settings, where or where_is(app)),
         )
         self._attendance = Attendance(self)
         self._stock = Stock(self._intake, self.slots, self._attendance.write, self._attendance.forget)
@@ -126,7 +126,9 @@ class Worker:
             ids=ids,
         )
         self._telling = [Telling(app)] if upkeep else []
-        self._upkeep = Upkeep(app, tell=self._wake, may_judge=self._lease.may_start) if upkeep else None
+        self._upkeep = (
+            Upkeep(app, tell=self._wake, may_judge=self._lease.may_start, tell_people=self._telling[0].wake) if upkeep else None
+        )
         self.vital = Vital(self._lease.age, lambda: self._exchange.wants() > 0 and self._may_start(), settings.ttl)
         self._began = 0.0
         self._begin_anew = begin_anew
@@ -222,7 +224,7 @@ class Worker:
         self.vital.worker_id = self.worker_id
         self._obedience = Obedience(self.store.desk, self.worker_id, self._intake.pickup)
         self._obedience.listen(())  # before anything is claimed
-        self._heed_stop()
+        self._heed_orders()
 
     def _turn(self) -> None:
         """Wait until there is something to do, and do it."""
@@ -239,7 +241,7 @@ class Worker:
                 self._outage.is_over(self.worker_id)
             if self._obedience.is_due():
                 self._exchange.give_back(self._obedience.listen(self.items.values()), "its queue is paused")
-                self._heed_stop()
+                self._heed_orders()
         except WorkerGone:
             self._lost = True
         except StoreError as error:
@@ -266,8 +268,17 @@ class Worker:
         if why is not None:
             self.retire(why)
 
-    def _heed_stop(self) -> None:
-        why = self._obedience.stopped
+    def _heed_orders(self) -> None:
+        told, why = self._obedience.orders, self._obedience.stopped
+        match told.order:
+            case Order.STOP:
+                self.stop("dray stop")
+            case Order.STOP_NOW:
+                self.stop_now("dray stop --now")
+            case Order.RELOAD:
+                self.standing.reload("dray reload")
+        if told.stack:
+            self.store.roster.answer(self.worker_id, self.job_stacks())
         if why is not None:
             self.stop(f"workers were told to stop{f' ({why})' if why else ''} until `dray start`")
 
@@ -381,10 +392,3 @@ class Worker:
     def _record(self, item: Item, outcome: Outcome) -> None:
         with contextlib.suppress(StoreError):  # then a hook that ends the process makes it a crash, which is no loss either
             item.recorded = self.store.record(item.claim.lease, self._finisher.decide(item, outcome))
-
-
-def _plan(app: Dray, where: str | None) -> Plan | None:
-    """How a process for isolated jobs finds the app, with the settings that the command line has put over its own."""
-    settings = app.settings
-    given = {name: getattr(settings, name) for name in SETTINGS if settings.source(name).origin is Origin.COMMAND_LINE}
-    return None if where is None else Plan(app=where, settings=given)

@@ -84,7 +84,7 @@ FLOORS: list[set[str]] = [
         "store.failures",
         "store.finish",
     }
-    | {"store.settle", "store.sweep", "store.expire", "store.rescue", "store.promote", "store.orders"}
+    | {"store.settle", "store.sweep", "store.expire", "store.rescue", "store.promote", "store.orders", "store.agenda"}
     | {"store.control", "store.controls", "store.workers", "store.waits", "store.listing", "store.read"}
     | {"store.output", "store.prune", "store.stuck"}
     | {"store.roster", "store.desk", "store.caller", "store.vitals", "store.sql"},
@@ -130,6 +130,7 @@ FLOORS: list[set[str]] = [
 
 # Steps on one floor, one by one. They must not go in a circle.
 NEIGHBOURS: dict[str, set[str]] = {
+    "store.agenda": {"store.expire", "store.tables", "store.promote", "store.settle", "store.owed", "store.notices"},
     "cli.probe": {"cli.options"},
     "deadlines": {"item"},
     "children": {"wire"},
@@ -203,7 +204,7 @@ NEIGHBOURS: dict[str, set[str]] = {
     },
     "store.promote": {"store.owed", "store.places", "store.tables"},
     "store.control": {"store.unique", "store.edges", "store.ends", "store.gates", "store.owed", "store.places", "store.tables"},
-    "store.controls": {"store.tables", "store.workers"},
+    "store.controls": {"store.orders", "store.tables", "store.workers"},
     "store.workers": {"store.tables"},
     "store.waits": {"store.gates", "store.edges", "store.tables"},
     "store.output": {"store.tables"},
@@ -226,7 +227,7 @@ NEIGHBOURS: dict[str, set[str]] = {
     | {"store.control", "store.controls", "store.edges", "store.gates", "store.output", "store.prune", "store.read"}
     | {"store.stuck", "store.unique", "store.waits"},
     "store.vitals": {"store.connect", "store.tables"},
-    "store.sql": {
+    "store.sql": {"store.agenda", 
         "store.pick",
         "store.edges",
         "store.lanes",

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from dray.job import Added, Change, Claim, Finish, Flag, JobRow, Lease, NewJob, Ready, State
 from dray.selection import Choice, TaskFilter
-from dray.store.board import Bell, CareBoard, FleetBoard, NoticeBoard, OrderBoard, RollupBoard
+from dray.store.board import Bell, CareBoard, ChoreBoard, FleetBoard, NoticeBoard, OrderBoard, RollupBoard
 
 
 class Finished(NamedTuple):
@@ -213,8 +213,8 @@ class Desk(NoticeBoard, RollupBoard, CareBoard, FleetBoard, Protocol):
         """Let a queue go on; False: it was not paused."""
         ...
 
-    def controls(self) -> Any:
-        """What is paused at this moment, and the number of the last change."""
+    def controls(self, worker_id: int | None = None) -> Any:
+        """What is paused at this moment, and the number of the last change; for a worker also what it is told itself."""
         ...
 
     def obey(self, worker_id: int, generation: int) -> None:
@@ -356,7 +356,7 @@ class Roster(OrderBoard, Protocol):
         ...
 
 
-class Store(EngineStore, Protocol):
+class Store(EngineStore, ChoreBoard, Protocol):
     """A whole store: what the worker's loop stands on, what upkeep does, and what people see."""
 
     @property
@@ -377,18 +377,6 @@ class Store(EngineStore, Protocol):
     def rescue(self, limit: int = 500) -> Rescued:
         """Free running jobs whose worker is not alive, or has no row; never those of the living. What surely ran counts as a
         crash, what perhaps ran goes back uncounted."""
-        ...
-
-    def sweep(self) -> int:
-        """Let go on what a crash between a commit and its consequences has left waiting; gives how many jobs became ready."""
-        ...
-
-    def expire(self) -> Any:
-        """Cancel what was not started in time, a thousand at most, and ask to end what runs past its deadline."""
-        ...
-
-    def open_rates(self) -> float | None:
-        """Let start what rates allow by now; gives the seconds until they allow the next (None: nobody waits for that)."""
         ...
 
     def close(self) -> None:

@@ -174,3 +174,27 @@ class CareBoard(Protocol):
     def prune_workers(self, older_than: float) -> int:
         """Delete the rows of workers that ended more than so many seconds ago."""
         ...
+
+
+class ChoreBoard(Protocol):
+    """What somebody has to do now and then, and anybody may."""
+
+    def agenda(self, gathered: float) -> Any:
+        """What there is for upkeep to do, in one look; `gathered`: seconds in which notices alike are gathered."""
+        ...
+
+    def sweep(self) -> int:
+        """Let go on what a crash between a commit and its consequences has left waiting; gives how many jobs became ready."""
+        ...
+
+    def go_round(self) -> int:
+        """Look at a part of all that waits, whatever is known of it; gives how many jobs that made ready."""
+        ...
+
+    def expire(self) -> Any:
+        """Cancel what was not started in time, a thousand at most, and ask to end what runs past its deadline."""
+        ...
+
+    def open_rates(self) -> float | None:
+        """Let start what rates allow by now; gives the seconds until they allow the next (None: nobody waits for that)."""
+        ...

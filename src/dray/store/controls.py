@@ -7,13 +7,16 @@ it any more.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, and_, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, bindparam, delete, insert, or_, select, update
 
 from dray.job import name_hash
 from dray.store.codes import instant
+from dray.store.orders import NO_ORDERS, Orders, orders_of
 from dray.store.tables import Tables
 from dray.store.workers import ALIVE
 
@@ -41,14 +44,35 @@ class Controls:
     generation: int = 0
     paused: dict[int, Pause] = field(default_factory=dict)
     stopped: str | None = None  # no worker is to work, and why
+    orders: Orders = NO_ORDERS  # of the worker who asks
 
 
 def read(connection: Connection, tables: Tables) -> Controls:
     """What is paused now. One statement, so that number and pauses belong together; a pause whose time is over is none."""
+    return _controls(connection.execute(tables.made("controls", lambda: select(tables.controls).where(_holds(tables)))))
+
+
+def heard(connection: Connection, tables: Tables, worker_id: int) -> Controls:
+    """The same for a worker, with what it is told itself: it asks several times a second, so that is one question."""
+    rows = connection.execute(tables.made("heard", lambda: _heard(tables)), {"worker": worker_id}).all()
+    controls = _controls(row for row in rows if row.kind is not None)
+    return controls if not rows else replace(controls, orders=orders_of(rows[0].asked, rows[0].stack_asked, rows[0].stack_at))
+
+
+def _holds(tables: Tables) -> ColumnElement[bool]:
     table = tables.controls
-    holds = or_(table.c.kind == GENERATION, table.c.until_at.is_(None), table.c.until_at > tables.now())
+    return or_(table.c.kind == GENERATION, table.c.until_at.is_(None), table.c.until_at > tables.fixed_now())
+
+
+def _heard(tables: Tables) -> Select[Any]:
+    table, workers = tables.controls, tables.workers
+    mine = select(table, workers.c.asked, workers.c.stack_asked, workers.c.stack_at)
+    return mine.join_from(workers, table, _holds(tables), isouter=True).where(workers.c.id == bindparam("worker"))
+
+
+def _controls(rows: Iterable[Row[Any]]) -> Controls:
     generation, paused, stopped = 0, {}, None
-    for row in connection.execute(select(table).where(holds)):
+    for row in rows:
         if row.kind == GENERATION:
             generation = row.generation
         elif row.kind == QUEUE:

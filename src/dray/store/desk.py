@@ -100,9 +100,11 @@ class Desk:
         self._bell.ring([Ready(0, queue, 0)])
         return was
 
-    def controls(self) -> Controls:
-        """What is paused at this moment, and the number of the last change."""
-        return self._look(lambda connection: controls.read(connection, self._tables))
+    def controls(self, worker_id: int | None = None) -> Controls:
+        """What is paused at this moment, and the number of the last change; for a worker also what it is told itself."""
+        if worker_id is None:
+            return self._look(lambda connection: controls.read(connection, self._tables))
+        return self._look(lambda connection: controls.heard(connection, self._tables, worker_id))
 
     def obey(self, worker_id: int, generation: int) -> None:
         """Write down that this worker obeys the controls up to this number."""

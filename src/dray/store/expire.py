@@ -26,7 +26,7 @@ class Expired(NamedTuple):
 
 def anything_expired(connection: Connection, tables: Tables) -> bool:
     """Whether there is anything to do: asked without a lock, since mostly there is not."""
-    first = select(tables.jobs.c.id).where(*_over(tables)).order_by(tables.jobs.c.expires_at, tables.jobs.c.id).limit(1)
+    first = select(tables.jobs.c.id).where(*over(tables)).order_by(tables.jobs.c.expires_at, tables.jobs.c.id).limit(1)
     return connection.execute(first).first() is not None
 
 
@@ -34,7 +34,7 @@ def expire(connection: Connection, tables: Tables, limit: int = 1000) -> tuple[E
     """Cancel jobs that wait past their expiry, and ask those to end that run past their deadline."""
     jobs = tables.jobs
     columns = (jobs.c.id, jobs.c.state, jobs.c.group_hash, jobs.c.limit_hash, jobs.c.threshold)
-    old = select(*columns).where(*_over(tables)).order_by(jobs.c.expires_at, jobs.c.id).limit(limit)
+    old = select(*columns).where(*over(tables)).order_by(jobs.c.expires_at, jobs.c.id).limit(limit)
     rows = connection.execute(tables.dialect.lock(old)).all()
     waiting = [row for row in rows if row.state in WAITING]
     carry(
@@ -54,7 +54,8 @@ def expire(connection: Connection, tables: Tables, limit: int = 1000) -> tuple[E
     return Expired(len(waiting), len(running)), owed
 
 
-def _over(tables: Tables) -> tuple[ColumnElement[bool], ...]:
+def over(tables: Tables) -> tuple[ColumnElement[bool], ...]:
+    """What is past its expiry, or runs past its deadline and has not been asked to end."""
     jobs = tables.jobs
     unasked = jobs.c.flags.op("&")(int(Flag.DEADLINE | Flag.CANCEL)) == int(Flag.DEADLINE)
     # What waits for its children has been started in time, and so has what another does the work of.

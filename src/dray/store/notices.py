@@ -88,7 +88,7 @@ def give_ended(connection: Connection, tables: Tables, ids: Sequence[int]) -> No
 # --- taking ---------------------------------------------------------------------------------------------------------------
 
 
-def _free(tables: Tables, gathered: float) -> ColumnElement[bool]:
+def free(tables: Tables, gathered: float) -> ColumnElement[bool]:
     """What nobody tells at the moment, and is old enough that more of its kind would have come."""
     notices, now = tables.notices, tables.fixed_now()
     old = notices.c.at <= now - round(gathered * 1_000_000)
@@ -97,14 +97,14 @@ def _free(tables: Tables, gathered: float) -> ColumnElement[bool]:
 
 def waiting(connection: Connection, tables: Tables, gathered: float) -> bool:
     """Whether there is anything to tell: asked without a lock, since mostly there is not."""
-    return connection.execute(select(tables.notices.c.id).where(_free(tables, gathered)).limit(1)).first() is not None
+    return connection.execute(select(tables.notices.c.id).where(free(tables, gathered)).limit(1)).first() is not None
 
 
 def take(connection: Connection, tables: Tables, gathered: float, seconds: float) -> list[Taken]:
     """Take what waits to be told, for so many seconds; failures alike are one notice."""
     notices = tables.notices
-    free = select(notices).where(_free(tables, gathered)).order_by(notices.c.id).limit(AT_ONCE)
-    rows = connection.execute(tables.dialect.lock(free)).all()
+    waits = select(notices).where(free(tables, gathered)).order_by(notices.c.id).limit(AT_ONCE)
+    rows = connection.execute(tables.dialect.lock(waits)).all()
     token = secrets.randbits(62)
     bundles: defaultdict[object, list[Row[Any]]] = defaultdict(list)
     for row in rows:

@@ -28,6 +28,9 @@ class Orders(NamedTuple):
     stack: bool = False
 
 
+NO_ORDERS = Orders()
+
+
 def give(connection: Connection, tables: Tables, ids: Sequence[int], order: Order) -> list[int]:
     """Tell these workers; gives those of them that are alive to hear it."""
     workers = tables.workers
@@ -44,10 +47,13 @@ def heard(connection: Connection, tables: Tables, worker_id: int) -> Orders:
     workers = tables.workers
     columns = select(workers.c.asked, workers.c.stack_asked, workers.c.stack_at).where(workers.c.id == worker_id)
     row = connection.execute(columns).first()
-    if row is None:
-        return Orders()
-    wanted = row.stack_asked is not None and (row.stack_at is None or row.stack_at < row.stack_asked)
-    return Orders(None if row.asked is None else Order(row.asked), wanted)
+    return Orders() if row is None else orders_of(*row)
+
+
+def orders_of(asked: int | None, stack_asked: int | None, stack_at: int | None) -> Orders:
+    """What the columns of a worker's row say."""
+    wanted = stack_asked is not None and (stack_at is None or stack_at < stack_asked)
+    return Orders(None if asked is None else Order(asked), wanted)
 
 
 def ask_stack(connection: Connection, tables: Tables, worker_id: int) -> int | None:

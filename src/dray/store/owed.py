@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 
 import msgspec
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
 
 from dray.store.tables import Tables
 
@@ -94,11 +94,15 @@ def stay_with(connection: Connection, tables: Tables, notes: Sequence[int]) -> N
         connection.execute(update(unsettled).where(unsettled.c.id.in_(sorted(notes))).values(at=tables.now()))
 
 
+def old_notes(tables: Tables, older_than: float) -> ColumnElement[bool]:
+    """Notes that nobody has settled for so many seconds: whoever left them has died, or hangs."""
+    return tables.unsettled.c.at < tables.fixed_now() - round(older_than * 1_000_000)
+
+
 def left_behind(connection: Connection, tables: Tables, older_than: float, after: int = 0) -> dict[int, Owed | None]:
     """Notes that nobody has settled for so many seconds, by their numbers, the oldest first, behind this one. None: it cannot
     be read here."""
-    unsettled = tables.unsettled
-    old = unsettled.c.at < tables.fixed_now() - round(older_than * 1_000_000)
+    unsettled, old = tables.unsettled, old_notes(tables, older_than)
     rows = connection.execute(
         select(unsettled.c.id, unsettled.c.owed).where(old, unsettled.c.id > after).order_by(unsettled.c.id).limit(NOTES)
     )

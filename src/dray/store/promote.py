@@ -42,15 +42,20 @@ def promote(connection: Connection, tables: Tables, limit: int = 1000) -> tuple[
 
 def next_due(connection: Connection, tables: Tables) -> float | None:
     """Seconds until the next waiting job is due, negative when it is overdue; None when none waits."""
-    jobs = tables.jobs
     waits = []
-    for some in waiting(tables):
-        # A row without a time, which only a hand can have written, would come first and hide those that are due.
-        timed = select(jobs.c.run_at).where(text(some), jobs.c.run_at.is_not(None))
-        first = timed.order_by(jobs.c.run_at, jobs.c.id).limit(1).subquery()
+    for some in first_due(tables):
+        first = some.subquery()
         waits.append(connection.execute(select(first.c.run_at - tables.now())).scalar())
     known = [wait for wait in waits if wait is not None]
     return min(known) / 1_000_000 if known else None
+
+
+def first_due(tables: Tables) -> list[Select[tuple[int]]]:
+    """The instants of the first of those that wait for their time, one for each way to look for them."""
+    jobs = tables.jobs
+    # A row without a time, which only a hand can have written, would come first and hide those that are due.
+    timed = [select(jobs.c.run_at).where(text(some), jobs.c.run_at.is_not(None)) for some in waiting(tables)]
+    return [some.order_by(jobs.c.run_at, jobs.c.id).limit(1) for some in timed]
 
 
 def waiting(tables: Tables) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from dray.job import Added, Change, Claim, Finish, Lease, NewJob, Ready, State
 from dray.selection import Choice, TaskFilter
 from dray.store import schema as schemas
 from dray.store.add import add, is_one_statement, spawners_of
+from dray.store.agenda import Agenda, agenda
 from dray.store.attempts import record
 from dray.store.base import Exchange, Finished, Pickup
 from dray.store.caller import Announcer, connection_of
@@ -286,9 +287,17 @@ class SqlStore:
         self.bell.ring(result.ready)
         return result
 
+    def agenda(self, gathered: float) -> Agenda:
+        """What there is for upkeep to do. `gathered`: seconds in which notices alike are gathered."""
+        return self.database.once(lambda connection: agenda(connection, self.tables, gathered))
+
     def sweep(self) -> int:
-        """Settle what a crash left unsettled, and look at a part of all that waits; gives how many jobs that made ready."""
-        return self.settler.sweep() + (self.round.go_on() if self.round.is_due() else 0)
+        """Settle what a crash left unsettled; gives how many jobs that made ready."""
+        return self.settler.sweep()
+
+    def go_round(self) -> int:
+        """Look at a part of all that waits, if it is time; gives how many jobs that made ready."""
+        return self.round.go_on() if self.round.is_due() else 0
 
     def expire(self) -> Expired:
         """Cancel what was not started in time, and ask to end what runs past its deadline."""

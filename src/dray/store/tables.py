@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -12,6 +12,7 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    Select,
     SmallInteger,
     String,
     Table,
@@ -119,6 +120,7 @@ class Tables:
         self.metadata = MetaData(schema=schema)
         self._texts: dict[str, TextClause] = {}
         self._queries: dict[str, TextualSelect] = {}
+        self._made: dict[Hashable, Select[Any]] = {}
         self.jobs = self._jobs()
         self.history = self._history()
         self.attempts = self._table(
@@ -360,6 +362,13 @@ class Tables:
             named = self.text(template).columns(*[column(name) for name in columns])
             statement = self._queries[template] = named
         return statement
+
+    def made(self, name: Hashable, make: Callable[[], Select[Any]]) -> Select[Any]:
+        """A query that is asked again and again, made once: to put it together takes longer than to run it."""
+        query = self._made.get(name)
+        if query is None:
+            query = self._made[name] = make()
+        return query
 
     def _build(self, template: str) -> TextClause:
         now = self.dialect.now if self.clock is None else self.dialect.given_now
