@@ -132,6 +132,7 @@ def test_a_job_that_fails_because_of_its_child_halts_its_group_too(yard: Yard) -
     (child,) = claims.keys() - {waits}
     yard.end(claims[child], Failed(error="boom", permanent=True))
     assert yard.state(failed) == "failed"
+    assert yard.store.desk.line("g").halted_by == (failed,)
     # While it waited for its child the next has come to the head, and stays there.
     assert [one.after for one in yard.store.desk.retry([failed])] == [State.BLOCKED]
     assert yard.state(failed) == "blocked: group"
@@ -144,6 +145,20 @@ def test_a_job_that_fails_because_of_its_child_halts_its_group_too(yard: Yard) -
     # Nobody is at the head: now it is there again, before all others.
     yard.store.desk.retry([failed, child])
     assert yard.state(failed) == "ready"
+    assert yard.store.desk.line("g").halted_by == ()
+
+
+@pytest.mark.rows("C45", "C68")
+def test_nobody_comes_to_the_head_of_a_group_of_which_a_family_has_failed(yard: Yard) -> None:
+    failed = yard.add(group="g", flags=int(Flag.HALT))
+    (claim,) = yard.take()
+    yard.add(parent=claim.lease)
+    yard.end(claim, flags=Flag.SPAWNED)
+    yard.end(yard.take()[0], Failed(error="boom", permanent=True))
+    waits = yard.add(group="g")
+    assert yard.state(waits) == "blocked: group"
+    assert yard.store.desk.unblock_group("g") == [failed]
+    assert yard.run() == [waits]
 
 
 def test_a_group_that_stands_still_for_two_has_one_head_when_both_are_run_again(yard: Yard) -> None:
@@ -159,6 +174,7 @@ def test_a_group_that_stands_still_for_two_has_one_head_when_both_are_run_again(
     for claim in yard.take():
         yard.end(claim, Failed(error="boom", permanent=True))
     assert [yard.state(id) for id in (first, second)] == ["failed", "failed"]
+    assert yard.store.desk.line("g").halted_by == (first, second)
     yard.store.desk.retry([second])
     assert yard.state(second) == "ready"
     yard.store.desk.retry([first])

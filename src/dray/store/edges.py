@@ -32,18 +32,19 @@ PARENTS, CHILDREN = REASON[Reason.PARENTS], REASON[Reason.CHILDREN]
 _WAITS = f"c.state = {BLOCKED} AND c.reason IN ({PARENTS}, {CHILDREN})"
 # By the ids, not by an index of those who wait: they may be a million. The sums say so.
 _STANDS = (
-    "EXISTS (SELECT 1 FROM {jobs} c WHERE c.id = e.job_id AND c.state + 0 = "
+    "(SELECT c.id FROM {jobs} c WHERE c.id = e.job_id AND c.state + 0 = "
     f"{BLOCKED} AND c.reason + 0 IN ({PARENTS}, {CHILDREN}))"
 )
-_NEEDED = f"{{needed}} {_STANDS}"
+_NEEDED = f"{{needed}} EXISTS {_STANDS}"
 # And whether there are edges at all, in the same statement: as long as there are none, nobody makes notes of ends.
 _LOOK = (
     f"SELECT * FROM (SELECT e.job_id, e.needs_id FROM {_NEEDED} LIMIT :n) AS w"
     " UNION ALL SELECT -1, -1 FROM (SELECT job_id FROM {edges} LIMIT 1) AS x"
 )
+# So many edges, whether anybody waits there still or not: each page costs the same.
 _PAGE = (
-    "SELECT e.job_id, e.needs_id FROM {edges} e{index} WHERE e.needs_id = :parent AND e.job_id > :after"
-    f" AND {_STANDS} ORDER BY e.job_id LIMIT :n"
+    f"SELECT e.job_id, e.needs_id, {_STANDS} AS stands FROM (SELECT x.job_id, x.needs_id FROM {{edges}} x{{index}}"
+    " WHERE x.needs_id = :parent AND x.job_id > :after ORDER BY x.job_id LIMIT :n) AS e ORDER BY e.job_id"
 )
 _BY_NEEDS = {
     "sqlite": "{rows} JOIN {edges} e ON e.needs_id = d.i WHERE",
@@ -111,7 +112,7 @@ class Dependents:
 
 
 def slices(
-    look: Callable[[Callable[[Connection], list[Waits]]], list[Waits]], tables: Tables, ended: Sequence[int], first: list[Waits]
+    look: Callable[[Callable[[Connection], Page]], Page], tables: Tables, ended: Sequence[int], first: list[Waits]
 ) -> Iterator[list[Waits]]:
     """Who waits for these jobs, so many that they can be settled in one transaction, and then more.
 
@@ -121,19 +122,27 @@ def slices(
         yield first
         return
     for parent in ended:
-        after = 0
-        while some := look(partial(_page, tables=tables, parent=parent, after=after)):
-            yield some
-            if len(some) < SLICE:
-                break
-            after = some[-1].job_id
+        after: int | None = 0
+        while after is not None:
+            page = look(partial(_page, tables=tables, parent=parent, after=after))
+            if page.waits:
+                yield page.waits
+            after = page.last
 
 
-def _page(connection: Connection, tables: Tables, parent: int, after: int) -> list[Waits]:
+class Page(NamedTuple):
+    """Some edges of one parent: those at which somebody waits, and the last of all (None: there are no more)."""
+
+    waits: list[Waits]
+    last: int | None
+
+
+def _page(connection: Connection, tables: Tables, parent: int, after: int) -> Page:
     index = f" FORCE INDEX ({_index(tables)})" if tables.dialect.name == "mysql" else ""
     statement = tables.text(_PAGE.replace("{index}", index))
-    rows = connection.execute(statement, {"parent": parent, "after": after, "n": SLICE})
-    return [Waits(*row) for row in rows]
+    rows = connection.execute(statement, {"parent": parent, "after": after, "n": SLICE}).all()
+    waits = [Waits(row[0], row[1]) for row in rows if row[2] is not None]
+    return Page(waits, rows[-1][0] if len(rows) == SLICE else None)
 
 
 def release(connection: Connection, tables: Tables, waits: Sequence[Waits]) -> Placed:
