@@ -227,7 +227,8 @@ NEIGHBOURS: dict[str, set[str]] = {
     | {"store.control", "store.controls", "store.edges", "store.gates", "store.output", "store.prune", "store.read"}
     | {"store.stuck", "store.unique", "store.waits"},
     "store.vitals": {"store.connect", "store.tables"},
-    "store.sql": {"store.agenda", 
+    "store.sql": {
+        "store.agenda",
         "store.pick",
         "store.edges",
         "store.lanes",
