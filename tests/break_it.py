@@ -46,6 +46,14 @@ BACKOFF = "tests/unit/test_backoff.py"
 TENDED = "tests/unit/test_tended.py"
 RELAY = "tests/unit/test_relay.py"
 TEND = "tests/acceptance/test_tend.py"
+ORDERS = "tests/contract/test_orders.py"
+COMMANDS = "tests/unit/test_command.py"
+CAPTURE = "tests/unit/test_capture.py"
+GRIP = "tests/unit/test_grip.py"
+STANDING = "tests/unit/test_standing.py"
+PLACES = "tests/acceptance/test_executors.py"
+FLAGS = "tests/acceptance/test_worker_command.py"
+FLEET = "tests/acceptance/test_fleet.py"
 
 
 class Fault(NamedTuple):
@@ -303,12 +311,19 @@ FAULTS = [
         "halts are forgotten", "gates", "FROM {halts} s WHERE s.group_hash = d.i", "FROM {halts} s WHERE 1 = 0", GATES, "halts"
     ),
     Fault("a limit of any number", "limits", "rule.most - held", "rule.most", GATES, "many_run_at_once"),
-    Fault("a rate without a memory", "limits", "if one[0] > since]", "if False]", GATES, "in_any_stretch"),
+    Fault(
+        "a rate without a memory",
+        "../rates",
+        "for at, count in starts if at > now - per)",
+        "for at, count in starts if False)",
+        GATES,
+        "in_any_stretch",
+    ),
     Fault(
         "a retry gives its group up",
         "finish",
-        "not in (Reason.CHILDREN, Reason.GROUP) and",
-        "and False and",
+        "and not change.leaves_line\n    )",
+        "and False\n    )",
         GATES,
         "tried_again_keeps",
     ),
@@ -351,7 +366,7 @@ FAULTS = [
         RUNNER,
         "cannot_be",
     ),
-    Fault("a task cancels itself for ever", "../runner", "and task.cancelling():", "and True:", RUNNER, "cancels_itself"),
+    Fault("a task cancels itself for ever", "../runner", "and task.cancelling() > 0", "and True", RUNNER, "cancels_itself"),
     # hooks, notices, choices, numbers
     Fault("nobody is told", "notices", "or one.change.state is State.FAILED", "", NOTICES, "for_good_and_many"),
     Fault("two tell the same", "notices", "taken_until=until, deaths", "taken_until=None, deaths", NOTICES, "if_that_one_dies"),
@@ -468,6 +483,124 @@ FAULTS = [
     Fault("an orphan goes on", "../tended", 'self._worker.stop("its tender is gone")', "pass", TENDED, "without_its_tender"),
     Fault("no rescue", "../tender", "self._rescuer.add(worker.worker_id)", "pass", TEND, "killed_worker"),
     Fault("a socket is inherited", "../tended", "line.set_inheritable(False)", "pass", TENDED, "for_nobody_else"),
+    Fault("an order goes to the dead", "orders", ", workers.c.state == ALIVE).values(asked", ").values(asked", ORDERS, "order"),
+    Fault(
+        "an old stack answers a new question",
+        "orders",
+        "workers.c.stack_at >= since",
+        "workers.c.stack_at >= 0",
+        ORDERS,
+        "stack",
+    ),
+    Fault("out of turn it stays ready", "../lifecycle", "job.out_of_turn or ", "", ORDERS, "turn"),
+    Fault("out of turn it keeps a place", "finish", "not one.claim.out_of_turn", "True", ORDERS, "turn"),
+    Fault("out of turn it becomes the head", "pick", "THEN 1 ELSE 0 END", "THEN 1 ELSE 1 END", ORDERS, "turn"),
+    Fault(
+        "a share of a limit is not counted", "pick", "THEN NULL ELSE 1 END WHERE", "THEN NULL ELSE 0 END WHERE", ORDERS, "limit"
+    ),
+    Fault("a running job is taken", "pick", " WHERE id = :id AND state <> 1", " WHERE id = :id", ORDERS, "many or waits"),
+    Fault("all runs are forgotten", "output", ", output.c.fence == lease.fence)", ")", ORDERS, "forgotten"),
+    Fault(
+        "a late word is not taken back", "../grip", "if self._raised and self._thread is not None:", "if False:", GRIP, "late"
+    ),
+    Fault(
+        "a late word is not swallowed",
+        "../grip",
+        "except TimedOut:\n                continue",
+        "except TimedOut:\n                raise",
+        GRIP,
+        "late",
+    ),
+    Fault("it is asked twice", "../grip", "and not self._raised:", "and True:", GRIP, "twice"),
+    Fault(
+        "who was stopped begins anew",
+        "../standing",
+        "self._until = min(self._until, self._clock() + self._grace)\n        self.again = False",
+        "self._until = min(self._until, self._clock() + self._grace)",
+        STANDING,
+        "counts",
+    ),
+    Fault(
+        "a limit cuts jobs",
+        "../standing",
+        '"""Start nothing more, and let what runs end, however long that takes."""',
+        "self._until = self._clock() + self._grace",
+        STANDING,
+        "counts",
+    ),
+    Fault("options go in unseen", "../command", "if open_to_options and part", "if False and part", COMMANDS, "cannot"),
+    Fault(
+        "a wrong value is left out",
+        "../command",
+        "if not optional and (not isinstance(value, kind)",
+        "if False and (not isinstance(value, kind)",
+        COMMANDS,
+        "cannot or signature",
+    ),
+    Fault("the end of output is not kept", "../capture", "self._tail.append((stream, line))", "return", CAPTURE, "beyond"),
+    Fault(
+        "output has no limit",
+        "../capture",
+        "while self._tail_size > self._tail_most:",
+        "while False:",
+        CAPTURE,
+        "beyond or flood",
+    ),
+    Fault("a line without an end grows", "../capture", "while len(rest) > LINE_LIMIT:", "while False:", CAPTURE, "flood"),
+    Fault("the time of a run is never over", "../deadlines", "item.grip.time_out()", "pass", PLACES, "too_long"),
+    Fault("a run is never ended", "../deadlines", "self._end(item)", "pass", PLACES, "heed and stubborn"),
+    Fault("a process is used for ever", "../children", "child.runs >= isolate.jobs", "False", PLACES, "so_many"),
+    Fault(
+        "a child keeps the memory of its worker",
+        "../child",
+        "    _be_the_first_to_go()\n    line",
+        "    line",
+        PLACES,
+        "kernel",
+    ),
+    Fault("a program outlives its worker", "../warden", "signal_group(pid, signal.SIGTERM)\n", "return\n", PLACES, "takes_its"),
+    Fault(
+        "a program leaves others behind",
+        "../programs",
+        "os.killpg(self._group, number)",
+        "os.kill(self._group, number)",
+        PLACES,
+        "asked_to_end",
+    ),
+    Fault("output of a success is kept", "../programs", "self._context.forget_log()", "pass", PLACES, "as_is_wanted"),
+    Fault("looks are not counted", "../intake", "self.looks += 1", "pass", FLAGS, "cycle"),
+    Fault(
+        "hints are heard between looks",
+        "../intake",
+        "if self._every is not None:\n            return max",
+        "if False:\n            return max",
+        FLAGS,
+        "between_two",
+    ),
+    Fault(
+        "two of one name", "../single", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB", FLAGS, "of_one_name"
+    ),
+    Fault(
+        "the lock is lost on the way", "../single", "os.set_inheritable(self._number, True)", "pass", FLAGS, "begins_anew_with"
+    ),
+    Fault("a pause is not heeded", "../exchange", "and not self._standing.paused ", "", FLAGS, "usr2"),
+    Fault("a round does not watch", "../cli/process", "Admin(app).care.rescue(Progress())", "pass", FLAGS, "round_frees"),
+    Fault(
+        "stop --stay is not heeded",
+        "../obedience",
+        "self.stopped, self.orders = controls.stopped",
+        "self.stopped, self.orders = None",
+        FLEET,
+        "stay",
+    ),
+    Fault(
+        "a rolling reload does not wait",
+        "../fleet",
+        "if not left and len(alive) >= number:",
+        "if True:",
+        FLEET,
+        "rolling or reloads",
+    ),
 ]
 
 
