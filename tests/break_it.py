@@ -501,15 +501,12 @@ FAULTS = [
     Fault("a running job is taken", "pick", " WHERE id = :id AND state <> 1", " WHERE id = :id", ORDERS, "many or waits"),
     Fault("all runs are forgotten", "output", ", output.c.fence == lease.fence)", ")", ORDERS, "forgotten"),
     Fault(
-        "a late word is not taken back", "../grip", "if self._raised and self._thread is not None:", "if False:", GRIP, "late"
-    ),
-    Fault(
         "a late word is not swallowed",
         "../grip",
         "except TimedOut:\n                continue",
         "except TimedOut:\n                raise",
         GRIP,
-        "late",
+        "on_its_way",
     ),
     Fault("it is asked twice", "../grip", "and not self._raised:", "and True:", GRIP, "twice"),
     Fault(

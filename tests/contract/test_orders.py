@@ -140,26 +140,29 @@ def test_one_that_is_taken_out_of_its_turn_and_does_not_end_goes_back_into_line(
         assert yard.state(following) == "ready"
 
 
-def test_one_that_is_taken_alone_in_its_group_comes_back(yard: Yard) -> None:
+@pytest.mark.parametrize("outcome", OUTCOMES)
+def test_one_that_is_taken_alone_in_its_group_comes_back_in_turn(yard: Yard, outcome: Outcome) -> None:
     store, worker = yard.store, register(yard)
     late = job(yard, group="g", delay=600.0)
     claim = store.pick(worker, late)
     assert claim is not None
-    store.finish([Finish(claim, decide(claim, Failed(error="no", retry_in=0)))])
+    store.finish([Finish(claim, decide(claim, outcome))])
+    yard.clock.forward(100)
+    store.promote()
     assert yard.state(late) == "ready"
 
 
 def test_one_that_is_taken_beyond_its_limit_is_counted_meanwhile(yard: Yard) -> None:
     store, worker = yard.store, register(yard)
     first, second, third = (job(yard, limit="l", limit_rule="1") for _ in range(3))
-    claim = store.pick(worker, second)
+    claim = store.pick(worker, third)
     assert claim is not None
     head = store.pick(worker, first)
     assert head is not None
     store.finish([Finish(head, Change(state=State.SUCCEEDED))])
-    assert yard.state(third) == "blocked: limit"
+    assert yard.state(second) == "blocked: limit"
     store.finish([Finish(claim, Change(state=State.SUCCEEDED))])
-    assert yard.state(third) == "ready"
+    assert yard.state(second) == "ready"
 
 
 def test_who_is_not_alive_takes_nothing(yard: Yard) -> None:

@@ -69,6 +69,28 @@ def test_a_word_that_comes_too_late_harms_nobody() -> None:
     assert sum(outcomes.values()) == TRIES
 
 
+def test_a_word_on_its_way_when_the_run_ends_is_swallowed() -> None:
+    class Slow(ThreadGrip):
+        """The word is said when the run has ended, and its end has not been noted."""
+
+        said = False
+
+        def _leave(self) -> None:
+            if not self.said:
+                self.said = True
+                ringer = threading.Thread(target=self.time_out)
+                ringer.start()
+                ringer.join()
+            super()._leave()
+
+    for _ in range(100):
+        grip = Slow()
+        assert grip.call(lambda: "done") == "done"
+        assert grip.said
+        with pytest.raises(ZeroDivisionError):
+            Slow().call(lambda: 1 / 0)
+
+
 def test_a_run_that_swallows_it_is_not_asked_twice() -> None:
     grip, seen = ThreadGrip(), []
     inside = threading.Event()
