@@ -374,6 +374,8 @@ class MariaDB(Server):
             str(self.install_program),
             "--no-defaults",
             f"--datadir={self.folder}/data",
+            # Two at a time would take each other's temporary tables away.
+            f"--tmpdir={self.folder}/data",
             "--auth-root-authentication-method=normal",
             "--skip-test-db",
         )

@@ -1,14 +1,16 @@
 """The process that runs isolated jobs, one after the other: what crashes, leaks or hangs in them stays here.
 
-Its first argument is the number of a socket to its worker. It hears once what it needs, then a run after the other:
+Its arguments are the numbers of a socket to its worker and of a pipe for stacks, and the worker's pid. It hears once what it
+needs, then a run after the other, each with a number `n`:
 
     {"app": "shop:app", "path": [...], "settings": {...}}     which app, where from, with which settings over its own
-    {"run": {...}, "memory": 0}     a claim; and how many bytes this process may use meanwhile, 0: as many as there are
-    {"cancel": true}                somebody wants the run cancelled
-    {"recorded": true}              what was said to be failing is on record
+    {"run": {...}, "n": 1, "memory": 0}     a claim; and how many bytes this process may use meanwhile, 0: as many as there are
+    {"cancel": 1}                           somebody wants this run cancelled
+    {"recorded": 1}                         what was said to be failing is on record
 
-and says: {"ready": true} or {"broken": "..."}, {"line": [kind, text]}, {"failing": {...}}, and at last {"ran": {...}, ...}.
-SIGALRM means that the time of the run is over, SIGUSR1 shows where it is. When the worker is gone, it ends at once.
+and says: {"ready": true} or {"broken": "..."}, {"began": true, "n": 1}, {"line": [kind, text], "n": 1},
+{"failing": {...}, "n": 1}, and at last {"ran": {...}, ..., "n": 1}. SIGALRM means that the time of the run is over, SIGUSR1
+shows where it is. When the worker is gone, it ends at once.
 """
 
 from __future__ import annotations
@@ -40,17 +42,24 @@ from dray.wire import Line, claim_from, ran_to, result_to
 
 T = TypeVar("T")
 
+DEAF_TO = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR2)  # its worker decides
+
 
 class Interrupt:
     """Raises TimedOut in the run of this moment when its time is over, wherever it is, also in a sleep."""
 
     def __init__(self) -> None:
-        self._inside = False
+        self._inside = self._due = False
         self._on_loop: Callable[[], None] | None = None
+
+    def begin(self) -> None:
+        """A run begins; what the last one did with the signal counts for nothing."""
+        self._inside = self._due = False
         signal.signal(signal.SIGALRM, self._ring)
 
     def _ring(self, number: int, frame: FrameType | None) -> None:
         if not self._inside:
+            self._due = True  # in a hook before it
             return
         self._inside = False  # once
         if self._on_loop is None:
@@ -61,6 +70,8 @@ class Interrupt:
         """Call a function that may be interrupted."""
         self._on_loop, self._inside = None, True
         try:
+            if self._due:
+                raise TimedOut
             return function(*args)
         finally:
             self._inside = False
@@ -78,48 +89,73 @@ class Interrupt:
 class Child:
     """One worker, one app, one run at a time, in the main thread, where signals arrive."""
 
-    def __init__(self, line: Line, app: Dray) -> None:
-        self._line, self._app = line, app
+    def __init__(self, line: Line) -> None:
+        self._line = line
         self._todo: SimpleQueue[dict[str, Any]] = SimpleQueue()
-        self._recorded: SimpleQueue[bool] = SimpleQueue()
+        self._recorded: SimpleQueue[int] = SimpleQueue()
         self._interrupt = Interrupt()
         self._meter = Meter()
-        self._context: Context | None = None
+        self._run: tuple[int, Context] | None = None
+        self._cancelled = 0  # the last run that somebody wanted cancelled
 
-    def work(self) -> None:
-        """Run what comes. The thread that listens ends the process when nobody speaks any more."""
+    def listen(self) -> None:
+        """From now on somebody listens, and ends the process when nobody speaks any more."""
         threading.Thread(target=self._listen, name="dray-line", daemon=True).start()
+
+    def next(self) -> dict[str, Any]:
+        """The next that is to be done."""
+        return self._todo.get()
+
+    def work(self, app: Dray) -> None:
+        """Run what comes."""
         while True:
-            told = self._todo.get()
-            self._line.say(**self._run(claim_from(told["run"]), told["memory"]))
+            told = self.next()
+            number = told["n"]
+            self._line.say(**self._perform(app, claim_from(told["run"]), number, told["memory"]), n=number)
 
     def _listen(self) -> None:
-        while (told := self._line.hear()) is not None:
-            if "run" in told:
-                self._todo.put(told)
-            elif "recorded" in told:
-                self._recorded.put(True)
-            elif "cancel" in told and (context := self._context) is not None:
-                context.request_cancel()
-        os._exit(0)
+        try:
+            while (told := self._line.hear()) is not None:
+                if "recorded" in told:
+                    self._recorded.put(told["recorded"])
+                elif "cancel" in told:
+                    self._cancelled = told["cancel"]
+                    if (run := self._run) is not None and run[0] == self._cancelled:
+                        run[1].request_cancel()
+                else:
+                    self._todo.put(told)
+        finally:
+            os._exit(0)
 
-    def _run(self, claim: Claim, memory: int) -> dict[str, Any]:
-        context = self._context = Context(claim, lambda claim, kind, text: self._say_line(kind, text))
+    def _perform(self, app: Dray, claim: Claim, number: int, memory: int) -> dict[str, Any]:
+        context = Context(claim, lambda claim, kind, text: self._say_line(number, kind, text))
+        self._interrupt.begin()
+        self._run = number, context
+        if self._cancelled == number:
+            context.request_cancel()
+        self._line.say(began=True, n=number)
         before, began = self._meter.begin(), time.process_time()
         with _at_most(memory):
-            ran = self._perform(context, claim.args)
-        self._context = None
+            ran = self._call(app, context, claim.args, number)
+        self._run = None
         usage = self._meter.end(before, time.process_time() - began)
         said = context.metadata
-        return result_to(ran, context, usage, self._app.runner.metadata(said) if said else None)
+        return result_to(ran, context, usage, app.runner.metadata(said) if said else None)
 
-    def _perform(self, context: Context, payload: str) -> Ran:
-        runner = self._app.runner
+    def _call(self, app: Dray, context: Context, payload: str, number: int) -> Ran:
+        runner = app.runner
         prepared = runner.prepare(context, payload)
         if isinstance(prepared, Ran):
             return prepared
+
+        def failing(ran: Ran) -> None:
+            """Wait until a failure is on record: only then may a hook be called that could take this process down."""
+            self._line.say(failing=ran_to(ran), n=number)
+            while self._recorded.get() != number:
+                pass
+
         if not prepared.definition.is_async:
-            return runner.run(prepared, context, self._failing, self._interrupt.call)
+            return runner.run(prepared, context, failing, self._interrupt.call)
 
         async def on_loop() -> Ran:
             task, loop = asyncio.current_task(), asyncio.get_running_loop()
@@ -130,17 +166,12 @@ class Child:
                 loop.call_soon_threadsafe(task.cancel)
 
             with self._interrupt.on_loop(cancel):
-                return await runner.arun(prepared, context, self._failing)
+                return await runner.arun(prepared, context, failing)
 
         return asyncio.run(on_loop())
 
-    def _failing(self, ran: Ran) -> None:
-        """Wait until a failure is on record: only then may a hook be called that could take this process down."""
-        self._line.say(failing=ran_to(ran))
-        self._recorded.get()
-
-    def _say_line(self, kind: str, text: str) -> None:
-        self._line.say(line=[kind, text])
+    def _say_line(self, number: int, kind: str, text: str) -> None:
+        self._line.say(line=[kind, text], n=number)
 
 
 @contextlib.contextmanager
@@ -149,12 +180,12 @@ def _at_most(memory: int) -> Iterator[None]:
     if not memory:
         yield
         return
-    before = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (memory, before[1]))
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (memory if hard == resource.RLIM_INFINITY else min(memory, hard), hard))
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_DATA, before)
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
         gc.collect()
 
 
@@ -164,21 +195,36 @@ def _be_the_first_to_go() -> None:
         file.write("1000")
 
 
+def _take_no_signals() -> None:
+    """Signals are for the worker. Not ignored, which would go on to whatever a job starts; and not so in forks."""
+    for number in DEAF_TO:
+        signal.signal(number, _nothing)
+    os.register_at_fork(after_in_child=_take_signals)
+
+
+def _take_signals() -> None:
+    for number in DEAF_TO:
+        if signal.getsignal(number) is _nothing:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _nothing(number: int, frame: FrameType | None) -> None:
+    """The worker has heard it as well."""
+
+
 def main() -> None:
     """Be the child of a worker."""
-    end = socket.socket(fileno=int(sys.argv[1]))
-    stacks = int(sys.argv[2])
+    end, stacks, parent = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3])
     for number in (end.fileno(), stacks):
         os.set_inheritable(number, False)
-    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR2):
-        signal.signal(ignored, signal.SIG_IGN)  # its worker decides
+    _take_no_signals()
     # In C, without the interpreter: also of a run that keeps it from everybody else.
     faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
     _be_the_first_to_go()
-    line = Line(end)
-    plan = line.hear()
-    if plan is None:
-        return
+    line = Line(end, is_gone=lambda: os.getppid() != parent)
+    child = Child(line)
+    child.listen()  # before the app is imported, which may hang
+    plan = child.next()
     try:
         sys.path[:] = plan["path"]
         app = import_app(plan["app"])
@@ -187,7 +233,6 @@ def main() -> None:
     except Exception as error:
         line.say(broken=f"{type(error).__name__}: {error}")
         return
-    child = Child(line, app)
     gc.freeze()
     line.say(ready=True)
-    child.work()
+    child.work(app)

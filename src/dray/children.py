@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 
 from dray import events
 from dray.context import Context
-from dray.job import Claim, Died, Failed, Usage
+from dray.job import Claim, Died, Snoozed, Usage
 from dray.options import Isolate
 from dray.runner import Ran
 from dray.settings import SETTINGS, Origin, Settings
@@ -25,6 +26,8 @@ from dray.wire import Line, claim_to, ran_from
 
 GROWN = 128 * 1024  # KiB that a process may have grown by, until another takes its place
 STACK_WAIT = 2.0  # seconds that a stack is waited for
+START_PATIENCE = 60.0  # seconds that a process may take to import the app
+LATER = (1.0, 60.0)  # seconds until a job is tried again that found no process: at first, at most
 Failing = Callable[[Ran], None]
 
 # It finds Dray where the worker has found it. Not by a variable: that would go on to whatever a job starts.
@@ -46,21 +49,29 @@ def plan_of(settings: Settings, where: str | None) -> Plan | None:
 
 
 class Child:
-    """One process; a grip on the run that is in it."""
+    """One process."""
 
     def __init__(self, plan: Plan) -> None:
         ours, theirs = socket.socketpair()
         self._stacks, stacks = os.pipe()
-        os.set_blocking(self._stacks, False)
-        with theirs:
+        numbers = [str(theirs.fileno()), str(stacks), str(os.getpid())]
+        try:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _BEGIN, str(Path(__file__).parents[1]), str(theirs.fileno()), str(stacks)],
+                [sys.executable, "-c", _BEGIN, str(Path(__file__).parents[1]), *numbers],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(), stacks),
-                start_new_session=True,  # a Ctrl-C is for the worker
+                start_new_session=True,  # a Ctrl-C is for the worker; and whatever it starts is in a group with it
             )
-        os.close(stacks)
-        self.line = Line(ours)
+        except OSError:
+            ours.close()
+            os.close(self._stacks)
+            raise
+        finally:
+            theirs.close()
+            os.close(stacks)
+        self._looking = threading.Lock()  # at its stack: the pipe stays open as long
+        self._closed = False
+        self.line = Line(ours, is_gone=self.has_ended)
         self.line.say(app=plan.app, path=sys.path, settings=dict(plan.settings))
         self.runs = 0
         self.first_size = 0  # KiB after its first run
@@ -68,53 +79,95 @@ class Child:
         self._ready: bool | None = None
         self.broken: str | None = None
 
+    def has_ended(self) -> bool:
+        """Whether it is dead. It is not buried by that: until then its number, and that of its group, are nobody else's."""
+        if self.process.returncode is not None:
+            return True
+        return os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
     def wait_until_ready(self) -> bool:
         """Whether it has become ready; if not, `broken` says why."""
         if self._ready is None:
-            told = self.line.hear()
+            told = self.line.hear(START_PATIENCE)
             self._ready = told is not None and "ready" in told
             if not self._ready:
-                self.broken = (told or {}).get("broken") or "it ended at once"
+                late = not self.has_ended()
+                self.broken = (told or {}).get("broken") or (
+                    "it takes too long to import the app" if late else "it ended at once"
+                )
         return self._ready
 
-    def time_out(self) -> None:
-        self._signal(signal.SIGALRM)
+    def send(self, number: int) -> None:
+        """Send a signal to it alone."""
+        if self.process.returncode is None:
+            with contextlib.suppress(OSError):
+                os.kill(self.process.pid, number)
 
-    def cancel(self) -> None:
-        self.line.say(cancel=True)
-
-    def end(self) -> bool:
-        self._signal(signal.SIGKILL)
-        return True
+    def kill(self) -> None:
+        """End it, and whatever it has started."""
+        if self.process.returncode is None:
+            with contextlib.suppress(OSError):
+                os.killpg(self.process.pid, signal.SIGKILL)
 
     def stack(self) -> str:
         """Where it is, as the interpreter says it even when the run keeps it from everybody else."""
-        self._signal(signal.SIGUSR1)
-        text, deadline = b"", time.monotonic() + STACK_WAIT
-        while time.monotonic() < deadline:
-            try:
-                text += os.read(self._stacks, 65536)
-            except BlockingIOError:
-                if text:
+        with self._looking:
+            if self._closed or self.has_ended():
+                return ""
+            self.send(signal.SIGUSR1)
+            text, deadline = b"", time.monotonic() + STACK_WAIT
+            while (left := deadline - time.monotonic()) > 0:
+                # Once it has begun to speak it does not take long.
+                if not select.select([self._stacks], [], [], 0.05 if text else left)[0]:
                     break
-                time.sleep(0.01)
-            except OSError:
-                break
+                data = os.read(self._stacks, 65536)
+                if not data:
+                    break
+                text += data
         return _turned(text.decode(errors="replace"))
 
     def close(self) -> None:
         """End it, if it has not ended."""
+        self.kill()
         self.line.close()
-        with contextlib.suppress(OSError):
-            self.process.kill()
         self.process.wait()
-        with contextlib.suppress(OSError):
-            os.close(self._stacks)
+        with self._looking:
+            if not self._closed:
+                os.close(self._stacks)
+            self._closed = True
 
-    def _signal(self, number: int) -> None:
-        if self.process.returncode is None:
-            with contextlib.suppress(OSError):
-                os.kill(self.process.pid, number)
+
+class ChildGrip:
+    """On one run in a child: what is meant for it never reaches the run after it."""
+
+    def __init__(self, child: Child) -> None:
+        self._child, self._number = child, child.runs + 1
+        self._lock = threading.Lock()
+        self._over = False
+
+    def time_out(self) -> None:
+        with self._lock:
+            if not self._over:
+                self._child.send(signal.SIGALRM)
+
+    def cancel(self) -> None:
+        self._child.line.say(cancel=self._number)
+
+    def end(self, mark: Callable[[], None]) -> bool | None:
+        with self._lock:
+            if self._over:
+                return None
+            mark()
+            self._child.kill()
+        return True
+
+    def stack(self) -> str:
+        return "" if self._over else self._child.stack()
+
+    def release(self) -> None:
+        """The run is over."""
+        with self._lock:
+            self._over = True
 
 
 class Children:
@@ -128,74 +181,84 @@ class Children:
         self._lock = threading.Lock()
         self._idle: list[Child] = []
         self._count = 0
+        self._failed = 0  # starts in a row that came to nothing
         self._over = False
 
     def prepare(self) -> None:
-        """Start one now, so that the first run need not wait for it."""
+        """Start one now, so that the next run need not wait for it; not after one that came to nothing."""
         with self._lock:
-            if self._plan is None or self._over or self._idle or self._count >= self._most:
+            if self._plan is None or self._over or self._idle or self._failed or self._count >= self._most:
                 return
-            self._count += 1
-        try:
-            child = Child(self._plan)
-        except OSError as error:
-            events.emit("child.failed", why=error)
-            with self._lock:
-                self._count -= 1
-            return
-        self._keep(child)
+        with contextlib.suppress(OSError):
+            self._keep(self._start(self._plan))
 
-    def take(self) -> Child | str:
-        """A process to run something in, or why there is none."""
-        with self._lock:
-            child = self._idle.pop() if self._idle else None
-            if child is None:
-                self._count += 1
-        if child is None:
-            if self._plan is None:
-                return "nobody knows which app to import in it: start the worker with `dray worker -A module:attribute`"
+    def take(self) -> Child | Ran:
+        """A process to run something in, ready; or what becomes of a job that has found none: it comes again later."""
+        child = self._take_idle()
+        why = "nobody knows which app to import in it: start the worker with `dray worker -A module:attribute`"
+        if child is None and self._plan is not None:
             try:
-                child = Child(self._plan)
+                child = self._start(self._plan)
             except OSError as error:
-                return str(error)
-        if child.wait_until_ready():
-            return child
-        self._drop(child)
-        return child.broken or "it ended at once"
+                why = str(error)
+        if child is not None:
+            if child.wait_until_ready():
+                self._failed = 0
+                return child
+            self.drop(child)
+            why = child.broken or why
+        self._failed += 1
+        events.emit("child.failed", why=why, failed=self._failed)
+        delay = min(LATER[0] * 2 ** min(self._failed - 1, 10), LATER[1])
+        return Ran(Snoozed(delay=delay, why=f"no process could be started for it: {why}"))
+
+    def _take_idle(self) -> Child | None:
+        while True:
+            with self._lock:
+                if not self._idle:
+                    return None
+                child = self._idle.pop()
+            if not child.has_ended():
+                return child
+            self.drop(child)  # somebody has killed it while it waited
 
     def give_back(self, child: Child, isolate: Isolate) -> None:
         """Keep it for the next run, unless it has done enough, has grown, or has ended."""
         grown = child.size - child.first_size > GROWN
-        if grown or child.runs >= isolate.jobs or child.process.poll() is not None:
-            self._drop(child)
+        if grown or child.runs >= isolate.jobs or child.has_ended():
+            self.drop(child)
         else:
             self._keep(child)
 
-    def discard(self, child: Child) -> int:
-        """Be rid of one that has ended; gives how it did: its exit code, or minus a signal."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.process.wait(1.0)
-        self._drop(child)
-        return child.process.returncode
+    def drop(self, child: Child) -> None:
+        """Be rid of it."""
+        with self._lock:
+            self._count -= 1
+        child.close()
 
     def stop(self) -> None:
         with self._lock:
             self._over, idle = True, self._idle
             self._idle = []
         for child in idle:
-            child.close()
+            self.drop(child)
+
+    def _start(self, plan: Plan) -> Child:
+        with self._lock:
+            self._count += 1
+        try:
+            return Child(plan)
+        except OSError:
+            with self._lock:
+                self._count -= 1
+            raise
 
     def _keep(self, child: Child) -> None:
         with self._lock:
             if not self._over:
                 self._idle.append(child)
                 return
-        child.close()
-
-    def _drop(self, child: Child) -> None:
-        with self._lock:
-            self._count -= 1
-        child.close()
+        self.drop(child)
 
 
 class RanElsewhere(NamedTuple):
@@ -209,24 +272,36 @@ class RanElsewhere(NamedTuple):
 def run(child: Child, claim: Claim, context: Context, isolate: Isolate, failing: Failing) -> RanElsewhere:
     """Run a job in a child to its end."""
     child.runs += 1
-    child.line.say(run=claim_to(claim), memory=isolate.bytes)
+    number, began = child.runs, False
+    child.line.say(run=claim_to(claim), n=number, memory=isolate.bytes)
     while (told := child.line.hear()) is not None:
-        if "line" in told:
+        if told.get("n") != number:
+            continue  # of a run before, which had left a thread behind
+        if "began" in told:
+            began = True
+        elif "line" in told:
             context.log(told["line"][1], told["line"][0])
         elif "failing" in told:
             failing(ran_from(told["failing"]))
-            child.line.say(recorded=True)
+            child.line.say(recorded=number)
         elif "ran" in told:
             usage = Usage(*told["usage"])
             child.size = usage.memory_after
             child.first_size = child.first_size or child.size
             context.spawned = context.spawned or told["spawned"]
             return RanElsewhere(ran_from(told["ran"]), usage, told["metadata"])
-    return RanElsewhere(Ran(Died(started=True, how="its own process died")))
+    return RanElsewhere(Ran(Died(started=began, how=_how_it_died(child))))
 
 
-def how_it_died(code: int) -> str:
-    """What the exit code of a process says to people."""
+def _how_it_died(child: Child) -> str:
+    """What the end of a process says to people."""
+    deadline = time.monotonic() + 1.0
+    while not child.has_ended():  # the end of its words may come a moment before its own
+        if time.monotonic() > deadline:
+            return "its own process does not speak any more"
+        time.sleep(0.01)
+    child.close()
+    code = child.process.returncode
     if code >= 0:
         return f"its own process ended with exit code {code}"
     try:
@@ -234,11 +309,6 @@ def how_it_died(code: int) -> str:
     except ValueError:
         name = f"signal {-code}"
     return f"its own process died ({name}{', out of memory?' if name == 'SIGKILL' else ''})"
-
-
-def not_started(why: str) -> Ran:
-    """The outcome of a run that found no process to be in."""
-    return Ran(Failed(error=f"no process could be started for it: {why}"))
 
 
 def _turned(text: str) -> str:

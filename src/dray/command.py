@@ -112,7 +112,7 @@ class Command:
             word = (
                 part.format_map({field: self._word(field, value) for field, value in values.items()}) if "{" in part else part
             )
-            if open_to_options and part.startswith("{") and word.startswith("-") and not _is_number(word):
+            if open_to_options and part.startswith("{") and word.startswith("-") and not self._is_number(part, values):
                 raise BadArguments(self.name, f'{word!r} would be taken for an option; put "--" before {part} in argv')
             words.append(word)
         for option, field in self.options.items():
@@ -122,6 +122,11 @@ class Command:
             elif value is not None and value is not False:
                 words.append(f"{option}={self._word(field, value)}")
         return words
+
+    def _is_number(self, part: str, values: Mapping[str, Any]) -> bool:
+        """Whether a word begins with a number, and not with a text that looks like one: `-1` is an option of kill."""
+        first = next(field for _, field, _, _ in string.Formatter().parse(part) if field is not None)
+        return isinstance(values[first], int | float | decimal.Decimal) and math.isfinite(values[first])
 
     def _word(self, field: str, value: Any) -> str:
         if isinstance(value, enum.Enum):
@@ -161,11 +166,3 @@ class Command:
 
 def _named(kind: Any) -> str:
     return str(getattr(kind, "__name__", kind))
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
+from dray import events
 from dray.item import Item
 
 LOOK_EVERY = 0.25  # seconds between two looks at most, since another run may have begun
@@ -42,18 +43,25 @@ class Deadlines:
             while (pause := self._look()) is not None and not self._over:
                 time.sleep(pause)
 
+    def _see_to(self, item: Item, now: float) -> None:
+        grip, asked_at, ends_at = item.grip, item.asked_at, item.ends_at
+        if ends_at is not None and now >= ends_at:
+            item.ends_at = item.asked_at = None
+            self._end(item)
+        elif grip is not None and asked_at is not None and now >= asked_at:
+            item.asked_at = None
+            grip.time_out()
+
     def _look(self) -> float | None:
         """Look at all of them once; gives the seconds until the next look, None when there is nothing to watch."""
         now, pause = time.monotonic(), None
         for item in self._running():
-            if item.grip is None or item.outcome is not None:
+            if item.outcome is not None:
                 continue
-            if item.ends_at is not None and now >= item.ends_at:
-                item.ends_at = item.asked_at = None
-                self._end(item)
-            elif item.asked_at is not None and now >= item.asked_at:
-                item.asked_at = None
-                item.grip.time_out()
+            try:
+                self._see_to(item, now)
+            except Exception as error:  # all the others still have theirs
+                events.emit("slot.failed", job_id=item.claim.id, task=item.claim.task, error=f"{type(error).__name__}: {error}")
             for at in (item.asked_at, item.ends_at):
                 if at is not None:
                     pause = min(LOOK_EVERY, max(SOONEST, at - now), LOOK_EVERY if pause is None else pause)

@@ -37,6 +37,7 @@ LEVELS = {
     "job.failed": logging.CRITICAL,
     "job.retrying": logging.WARNING,
     "job.ended_late": logging.ERROR,
+    "slot.failed": logging.ERROR,
     "child.failed": logging.ERROR,
     "job.parked": logging.WARNING,
     "job.lease_lost": logging.ERROR,

@@ -21,7 +21,7 @@ class Exchange:
     """How many jobs are taken, when ends are written, and what goes back unstarted.
 
     flush       stores the log lines that are left: who sees an end sees them too
-    promote     makes due jobs ready, and says whether there were any; None: that is left to others
+    promote     makes due jobs ready, and says whether there may be any now; None: that is left to others
     ids         take these jobs and no others, whatever they wait for; None: what is ready
     """
 
@@ -90,7 +90,9 @@ class Exchange:
         if self._ids is None or self._items or not self.may_start():
             return False
         if self._ids:
-            self._stock.give(worker_id, self._intake.pick(worker_id, self._ids.pop(0)))
+            claims = self._intake.pick(worker_id, self._ids[0])
+            del self._ids[0]  # only now: the database may have been away
+            self._stock.give(worker_id, claims, alone=True)
         else:
             self._standing.retire("all have been run")
         return True

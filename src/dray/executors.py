@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from dray.children import Child, Children, Plan, how_it_died, not_started
+from dray.children import ChildGrip, Children, Plan
 from dray.children import run as run_in_child
 from dray.command import Command
 from dray.context import Context
@@ -63,8 +63,8 @@ class Executors:
             self._deadlines.watch()
 
     def let_go(self, item: Item) -> None:
-        """It has ended, or only a hook is left of it."""
-        item.asked_at = item.ends_at = None
+        """It has ended, or only a hook is left of it: what is said to it from now on is said to nobody."""
+        item.asked_at = item.ends_at = item.grip = None
 
     def cancel(self, item: Item) -> None:
         """Ask a run to end; one that can be ended from outside has a moment for it."""
@@ -72,7 +72,7 @@ class Executors:
         if grip is None:
             return
         grip.cancel()
-        if isinstance(grip, ProgramGrip | Child):
+        if isinstance(grip, OUTSIDE):
             ends_at = time.monotonic() + CANCEL_PATIENCE
             item.ends_at = ends_at if item.ends_at is None else min(item.ends_at, ends_at)
             self._deadlines.watch()
@@ -91,18 +91,38 @@ class Executors:
 
     def _in_child(self, item: Item, definition: Definition, isolate: Isolate, failing: Failing) -> Ran:
         child = self.children.take()
-        if isinstance(child, str):
-            return not_started(child)
+        if isinstance(child, Ran):
+            return child
         self.children.prepare()  # the next need not wait
-        self.hold(item, definition, child)
-        if item.context.cancel_requested:
-            child.cancel()
-        ran, item.usage, item.metadata = run_in_child(child, item.claim, item.context, isolate, failing)
-        self.let_go(item)
+        grip = ChildGrip(child)
+        self.hold(item, definition, grip)
+        try:
+            if item.context.cancel_requested:
+                self.cancel(item)
+            ran, item.usage, item.metadata = run_in_child(child, item.claim, item.context, isolate, failing)
+        except BaseException:
+            self.children.drop(child)
+            raise
+        finally:
+            grip.release()
         if isinstance(ran.outcome, Died):
-            return Ran(Died(started=True, how=how_it_died(self.children.discard(child))))
-        self.children.give_back(child, isolate)
+            self.children.drop(child)
+        else:
+            self.children.give_back(child, isolate)
         return ran
+
+    def end_outside(self, items: Iterable[Item]) -> list[Item]:
+        """End what runs in other processes; gives the jobs that did."""
+        ended = []
+        for item in items:
+            grip = item.grip
+            if isinstance(grip, OUTSIDE):
+                grip.end(lambda: None)
+                ended.append(item)
+        return ended
+
+
+OUTSIDE = (ProgramGrip, ChildGrip)  # these are in processes of their own
 
 
 def ended_hard(item: Item, definition: Definition) -> Ran:

@@ -26,8 +26,9 @@ class Grip(Protocol):
         """Somebody wants it cancelled."""
         ...
 
-    def end(self) -> bool:
-        """End it, whatever it does. False: that cannot be done, but with the whole process."""
+    def end(self, mark: Callable[[], None]) -> bool | None:
+        """End it, whatever it does, and call `mark` just before. False: that cannot be done, but with the whole process. None:
+        it has ended by itself."""
         ...
 
     def stack(self) -> str:
@@ -41,11 +42,14 @@ class ThreadGrip:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._thread: int | None = None  # that is inside
-        self._raised = False
+        self._raised = self._due = False
 
     def call(self, function: Callable[..., T], *args: Any) -> T:
         """Call a function that may be interrupted; what is behind the call is not."""
-        self._thread = threading.get_ident()
+        with self._lock:
+            if self._due:
+                raise TimedOut  # its time was over before it began: a hook has taken all of it
+            self._thread = threading.get_ident()
         error: BaseException | None = None
         value: Any = None
         try:
@@ -60,7 +64,10 @@ class ThreadGrip:
             except TimedOut:
                 continue
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # else it would hold on to all that the run had, until somebody looks for such circles
         result: T = value
         return result
 
@@ -73,6 +80,7 @@ class ThreadGrip:
     def time_out(self) -> None:
         """Raise TimedOut in it, as soon as it is at a line of Python: a call into C is not interrupted."""
         with self._lock:
+            self._due = True
             if self._thread is not None and not self._raised:
                 self._raised = True
                 _raise_in(self._thread, TimedOut)
@@ -80,7 +88,7 @@ class ThreadGrip:
     def cancel(self) -> None:
         """It sees that by itself, at its next checkpoint."""
 
-    def end(self) -> bool:
+    def end(self, mark: Callable[[], None]) -> bool | None:
         return False
 
     def stack(self) -> str:
@@ -108,7 +116,7 @@ class LoopGrip:
     def cancel(self) -> None:
         self._loop.call_soon_threadsafe(self._task.cancel)
 
-    def end(self) -> bool:
+    def end(self, mark: Callable[[], None]) -> bool | None:
         return False
 
     def stack(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 from collections.abc import Callable
 from dataclasses import asdict
@@ -15,6 +16,8 @@ from dray.planning import Census, Member, Pool, Retire, Stage, Start, census, pl
 
 MEASURE_EVERY = 5.0  # seconds between looks at the memory of workers
 MUTE = "the worker command says nothing of itself; its workers count as up, and never as busy"
+
+NO_ROOM = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}  # which passes
 
 
 class Keeper:
@@ -78,7 +81,7 @@ class Keeper:
         try:
             worker = self._start()
         except OSError as error:
-            if not self._has_started:
+            if not self._has_started and error.errno not in NO_ROOM:
                 raise BadOption(f"the worker command cannot be started: {error}") from error
             self._wait(now, f"{error}", age=0.0, was_up=False, failed=True)
             return False

@@ -12,6 +12,7 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any, NoReturn
 
+PATIENT = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
@@ -63,6 +64,7 @@ def on_signals(
         before[number] = signal.signal(number, ask)
     for number in heeded:
         before[number] = signal.signal(number, heed)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, PATIENT)
     try:
         yield
     finally:
@@ -70,11 +72,37 @@ def on_signals(
             signal.signal(caught, handler)
 
 
+def leave(code: int) -> NoReturn:
+    """End this process at once, whatever its threads do."""
+    try:
+        _flush()
+    finally:
+        os._exit(code)
+
+
 def restart() -> NoReturn:
     """Begin the same command anew in this process, under its pid: with the code as it is on disk now."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _flush()
+    hold_signals()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def hold_signals() -> None:
+    """Let signals wait that would end a process which does not expect them yet; `on_signals` takes them."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, PATIENT)
+
+
+def bury() -> None:
+    """Take note of the ends of what a former life of this process had started: nobody else does."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import selectors
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,12 @@ from dray.capture import Capture
 from dray.command import Command
 from dray.context import Context
 from dray.errors import CommandFailed
-from dray.signals import CancelRequested, TimedOut
+from dray.forks import close_in_forks
+from dray.signals import CancelRequested, Snooze, TimedOut
 
 LIVE_AFTER = 1.0  # seconds until what is said is stored while the command runs; most are over by then
+LATER = 5.0  # seconds until it is tried again when there was no room for one more process
+NO_ROOM = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 LAST_WORDS = 0.5  # seconds in which what is left of the output is taken: what it has started may hold the stream open
 CHUNK = 65536
 
@@ -35,20 +39,19 @@ class ProgramGrip:
         self._lock = threading.Lock()
         self._group: int | None = None
         self._wanted: int | None = None  # a signal that was to be sent before it ran
+        self._is_over = False
         self.over = False  # its time
         self.cpu, self.memory, self.pid = 0.0, 0, 0  # what it has used, once it has ended
 
     def time_out(self) -> None:
         """Ask it to end, with SIGTERM."""
-        self.over = True
-        self._send(signal.SIGTERM)
+        self._send(signal.SIGTERM, lambda: setattr(self, "over", True))
 
     def cancel(self) -> None:
         self._send(signal.SIGTERM)
 
-    def end(self) -> bool:
-        self._send(signal.SIGKILL)
-        return True
+    def end(self, mark: Callable[[], None]) -> bool | None:
+        return True if self._send(signal.SIGKILL, mark) else None
 
     def stack(self) -> str:
         """The processes of its group: what they are and what they wait for is all that can be seen of a program."""
@@ -60,25 +63,35 @@ class ProgramGrip:
     def began(self, group: int) -> None:
         with self._lock:
             self._group = self.pid = group
-        if self._wanted is not None:
-            self._send(self._wanted)
+            if self._wanted is not None:
+                _signal_group(group, self._wanted)
 
     def ended(self) -> None:
-        """Its number may be another's from now on."""
+        """It has ended: what is meant for it comes too late, and its number may be another's from now on."""
         with self._lock:
-            self._group = None
+            self._group, self._is_over = None, True
 
-    def _send(self, number: int) -> None:
+    def _send(self, number: int, mark: Callable[[], None] = lambda: None) -> bool:
+        """Send a signal, at once or as soon as it runs; `mark` is called before. False: it has ended."""
         with self._lock:
+            if self._is_over:
+                return False
+            mark()
             if self._group is None:
                 self._wanted = number
-                return
-            with suppress(OSError):
-                os.killpg(self._group, number)
+            else:
+                _signal_group(self._group, number)
+            return True
+
+
+def _signal_group(group: int, number: int) -> None:
+    with suppress(OSError):
+        os.killpg(group, number)
 
 
 def run(command: Command, values: Mapping[str, Any], context: Context, grip: ProgramGrip) -> None:
-    """Run it for a job, to its end. Raises CommandFailed, TimedOut or CancelRequested when it has not done what it should."""
+    """Run it for a job, to its end. Raises CommandFailed, TimedOut or CancelRequested when it has not done what it should, and
+    Snooze when there was no room to start it. Exit code 0 is done, whatever was asked of it meanwhile."""
     log = _Log(command, context)
     capture = Capture(command.max_output, log.tell)
     try:
@@ -86,13 +99,12 @@ def run(command: Command, values: Mapping[str, Any], context: Context, grip: Pro
     except CommandFailed:
         log.end(kept=command.output in ("failure", "always"))
         raise
-    failed = code != 0 or grip.over or context.cancel_requested
-    log.end(kept=command.output in ("always", "failure" if failed else "success"))
-    if context.cancel_requested:
-        raise CancelRequested
-    if grip.over:
-        raise TimedOut
-    if failed:
+    log.end(kept=command.output in ("always", "failure" if code else "success"))
+    if code:
+        if context.cancel_requested:
+            raise CancelRequested
+        if grip.over:
+            raise TimedOut
         last = capture.last_line()
         how = f"killed by {_signal(-code)}" if code < 0 else f"exit code {code}"
         raise CommandFailed(f"{how}: {last}" if last else how, code if code > 0 else None, capture.last_lines())
@@ -144,15 +156,31 @@ class _Program:
         self._alone = False  # the warden has no more to say
 
     def run(self) -> int:
-        ours, theirs = socket.socketpair()
-        with ours:
+        # Whatever may be missing is asked for before it runs.
+        try:
+            selector = selectors.DefaultSelector()
+            ours, theirs = socket.socketpair()
             with theirs:
                 process = self._start(theirs)
-            try:
-                with process, selectors.DefaultSelector() as selector:
-                    self._follow(process, ours, selector)
-            finally:
-                self._grip.ended()
+        except OSError as error:
+            raise Snooze(LATER, f"there was no room to start it: {error}") from error
+        close_in_forks(ours)
+        try:
+            with selector, ours:
+                self._follow(process, ours, selector)
+        except BaseException:
+            self._grip.end(lambda: None)
+            raise
+        finally:
+            self._grip.ended()
+            ours.close()  # whatever went wrong: the warden ends what it watches
+            for file in (process.stdin, process.stdout, process.stderr):
+                if file is not None:
+                    with suppress(OSError):
+                        file.close()
+            process.wait()
+        if self._facts.get("errno") in NO_ROOM:
+            raise Snooze(LATER, f"there was no room to start it: {self._facts['error']}")
         if "error" in self._facts:
             raise CommandFailed(f"{self._words[0]} could not be started: {self._facts['error']}")
         if "status" not in self._facts:
@@ -161,10 +189,11 @@ class _Program:
         return os.waitstatus_to_exitcode(self._facts["status"])
 
     def _start(self, life: socket.socket) -> subprocess.Popen[bytes]:
-        number = life.fileno()
+        number, parent = life.fileno(), os.getpid()
+        words = [str(number), str(parent), self._command.folder or "", *self._words]
         return subprocess.Popen(
             # -I and -S: it needs nothing but the interpreter.
-            [sys.executable, "-I", "-S", str(Path(warden.__file__)), str(number), self._command.folder or "", *self._words],
+            [sys.executable, "-I", "-S", str(Path(warden.__file__)), *words],
             stdin=subprocess.PIPE if self._input else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -227,7 +256,7 @@ class _Program:
                 self._grip.began(self._facts["pid"])
         if not data or "status" in self._facts or "error" in self._facts:
             if not data and "status" not in self._facts:
-                self._grip.end()  # nobody watches over it any more
+                self._grip.end(lambda: None)  # nobody watches over it any more
             selector.unregister(life)
             self._alone = True
 

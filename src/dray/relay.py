@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 
@@ -49,8 +50,8 @@ class Outlet:
                 written = os.write(self.number, self._waiting[:PIECE])
             except BlockingIOError:  # somebody else made it non-blocking
                 return
-            except OSError:  # nobody reads it any more, which is no reason to end the work
-                self._is_gone = True
+            except OSError as error:  # which is no reason to end the work
+                self._is_gone = error.errno in (errno.EPIPE, errno.EBADF)  # nobody reads it any more; a full disk may pass
                 self._waiting.clear()
                 return
             del self._waiting[:written]

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import time
 from collections import deque
 from collections.abc import Sequence
 
 from dray import events
 from dray.hired import spawn
 from dray.relay import Outlet, Relay
+
+PATIENCE = 60.0  # seconds that one may take: a silent network could hold it up for ever, and with it the end of the tender
 
 
 class Rescuer:
@@ -20,6 +26,7 @@ class Rescuer:
         self._words, self._outlet = tuple(words), outlet
         self._waiting: deque[int] = deque()
         self._worker_id = 0
+        self._began = 0.0
         self.pid = 0  # of the process that runs
         self.relays: tuple[Relay, ...] = ()
 
@@ -33,8 +40,12 @@ class Rescuer:
 
     def turn(self) -> bool:
         """Start the next one, if it is time; says whether it has."""
+        if self.pid and time.monotonic() - self._began > PATIENCE:
+            with contextlib.suppress(OSError):
+                os.kill(self.pid, signal.SIGKILL)  # its end is heard of like any other
         if self.pid or not self._waiting:
             return False
+        self._began = time.monotonic()
         self._worker_id = self._waiting.popleft()
         words = [*self._words, "--worker", str(self._worker_id), "--yes"]
         try:

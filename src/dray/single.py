@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import tempfile
 from pathlib import Path
 
 from dray.errors import ConfigurationError
@@ -26,22 +25,37 @@ class Single:
 
     def take(self) -> bool:
         """Take it; False: another process has it. Raises ConfigurationError when the file cannot be opened."""
-        self._number = self._inherited()
-        if self._number is None:
+        number = self._inherited()
+        while True:
+            if number is None:
+                number = self._open()
             try:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._number = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            except OSError as error:
-                raise ConfigurationError(f"{self.path} cannot be opened: {error.strerror}; give another --pid-dir") from error
-        try:
-            fcntl.flock(self._number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._number)
-            self._number = None
-            return False
-        os.ftruncate(self._number, 0)
-        os.pwrite(self._number, f"{os.getpid()}\n".encode(), 0)
+                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(number)
+                return False
+            if self._is_ours(number):
+                break
+            os.close(number)  # somebody has deleted it meanwhile: another may lock a new one
+            number = None
+        os.ftruncate(number, 0)
+        os.pwrite(number, f"{os.getpid()}\n".encode(), 0)
+        self._number = number
         return True
+
+    def _open(self) -> int:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # A link could lead to any file of this user, and its content is going to be lost.
+            return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        except OSError as error:
+            raise ConfigurationError(f"{self.path} cannot be opened: {error.strerror}; give another --pid-dir") from error
+
+    def _is_ours(self, number: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(number), os.stat(self.path, follow_symlinks=False))
+        except OSError:
+            return False
 
     def holder(self) -> str:
         """The pid of the process that has it, as far as can be known."""
@@ -65,29 +79,22 @@ class Single:
     def _inherited(self) -> int | None:
         """The lock this process had before it began anew, if it is on the same file."""
         given = os.environ.pop(INHERITED, "")
-        if not given.isdecimal():
+        if not given.isdecimal() or not self._is_ours(int(given)):
             return None
-        number = int(given)
-        try:
-            if not os.path.samestat(os.fstat(number), os.stat(self.path)):
-                return None
-            os.set_inheritable(number, False)
-        except OSError:
-            return None
-        return number
+        os.set_inheritable(int(given), False)
+        return int(given)
 
 
 def _own_folder() -> Path:
-    """A folder of this user alone, that outlives deploys."""
-    given = os.environ.get("XDG_RUNTIME_DIR")
-    folder = Path(given) / "dray" if given else Path(tempfile.gettempdir()) / f"dray-{os.getuid()}"
+    """A folder of this user alone: the same from a terminal and from cron, and nothing that is cleared up."""
+    folder = Path.home() / ".local/state/dray"
     try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        owner = folder.stat().st_uid
-    except OSError as error:
-        raise ConfigurationError(f"{folder} cannot be used: {error.strerror}; give a --pid-dir") from error
-    if owner != os.getuid():
-        raise ConfigurationError(f"{folder} belongs to somebody else; give a --pid-dir")
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.stat(follow_symlinks=False)
+    except (OSError, RuntimeError) as error:
+        raise ConfigurationError(f"{folder} cannot be used: {error}; give a --pid-dir") from error
+    if found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise ConfigurationError(f"others may write to {folder}; give a --pid-dir")
     return folder
 
 

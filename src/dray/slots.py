@@ -7,7 +7,7 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from queue import Empty, SimpleQueue
 
 from dray import events
@@ -18,7 +18,7 @@ from dray.executors import Executors, ended_hard
 from dray.grip import LoopGrip
 from dray.hooks import Hooks
 from dray.item import Item, ended, has_expired, has_succeeded, line_of, needs_mark
-from dray.job import Cancelled, Failed, HandedBack, Outcome
+from dray.job import Cancelled, Claim, Died, Failed, HandedBack, Outcome
 from dray.meter import Meter, Stopwatch
 from dray.runner import Prepared, Ran, Runner
 from dray.stacks import thread_stack
@@ -83,6 +83,11 @@ class Slots:
         definition = self._runner.definition(item.claim.task)
         return definition is not None and definition.on_loop
 
+    def is_apart(self, claim: Claim) -> bool:
+        """Whether a job runs in another process, so that its crash takes nobody with it."""
+        definition = self._runner.definition(claim.task)
+        return definition is not None and (definition.command is not None or definition.defaults.isolate is not None)
+
     def buffered(self) -> int:
         """How many jobs wait here for a slot."""
         return self._todo.qsize() + len(self._waiting)
@@ -119,22 +124,36 @@ class Slots:
             return item.grip.stack()
         return "" if item.thread is None else thread_stack(item.thread)
 
+    def end_outside(self, items: Collection[Item], patience: float = 0.0) -> None:
+        """End what these run in other processes, and wait a moment until that is so."""
+        ended, deadline = self.executors.end_outside(items), time.monotonic() + patience
+        while any(item in self.running for item in ended) and time.monotonic() < deadline:
+            time.sleep(0.01)
+
     def _end_late(self, item: Item) -> None:
         """Its last limit is over: end it, or at least its job."""
-        assert item.grip is not None
-        item.killed = item.grip.stack()
-        events.emit("job.ended_late", job_id=item.claim.id, task=item.claim.task, seconds=item.seconds)
-        definition = self._runner.definition(item.claim.task)
-        if item.grip.end() or definition is None:
+        grip, definition = item.grip, self._runner.definition(item.claim.task)
+        if grip is None or definition is None:
+            return  # it has just ended
+        try:
+            stack = grip.stack()
+        except OSError as error:
+            stack = f"its stack cannot be seen: {error}"
+        ended = grip.end(lambda: setattr(item, "killed", stack))
+        if ended is not None:
+            events.emit("job.ended_late", job_id=item.claim.id, task=item.claim.task, seconds=item.seconds)
+        if ended is not False:
             return
         with self._leaving:
-            if item.outcome is not None or item.left_behind:
+            if item.outcome is not None or not item.give_up():
                 return
             item.left_behind = True
-        if item.give_up():
-            self._end(item, ended_hard(item, definition))
+            item.killed = stack
+        self._end(item, ended_hard(item, definition))
         if self._is_async(item):
             self._async_tasks.pop(item, None)
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._fill_loop)
         else:
             if (behind := self._after(item)) is not None:
                 self._todo.put(behind)
@@ -170,10 +189,21 @@ class Slots:
         while (first := self._todo.get()) is not None:
             item: Item | None = first
             while item is not None:
-                self._run(item)
+                try:
+                    self._run(item)
+                except BaseException as error:  # not of the task, which cannot raise here
+                    self._broke(item, error)
                 if item.left_behind:
                     return  # another thread has taken this one's place
                 item = self._after(item)
+
+    def _broke(self, item: Item, error: BaseException) -> None:
+        """Something here went wrong, and not in the task: no job may stay running because of that."""
+        events.emit("slot.failed", job_id=item.claim.id, task=item.claim.task, error=f"{type(error).__name__}: {error}")
+        if item.outcome is None and self._is_first(item):
+            self._end(
+                item, Ran(Died(started=item.started is not None, how=f"it could not be run: {type(error).__name__}: {error}"))
+            )
 
     def _run(self, item: Item) -> None:
         prepared = self._begin(item)
@@ -186,7 +216,7 @@ class Slots:
                 self._end(item, self._runner.run(prepared, item.context), time.thread_time() - began)
                 return
             ran = self.executors.run(item, prepared, lambda ran: None)
-            if item.give_up():
+            if self._is_first(item):
                 self._end(item, ran, time.thread_time() - began)
             return
         self.hooking.add(item)
@@ -202,11 +232,16 @@ class Slots:
         began = time.thread_time()
         ran = self.executors.run(item, prepared, lambda ran: self._has_failed(item, ran))
         self._leave_hook(item)
-        if item.give_up():
+        if self._is_first(item):
             self._end(item, ran, time.thread_time() - began)
         if hooks.after_run and not item.left_behind and written.get():
             with self._in_hook(item):
                 hooks.ended(item.context, ended(item))
+
+    def _is_first(self, item: Item) -> bool:
+        """Whether its thread is the first to end it; if not, it knows by then whether another thread has taken its place."""
+        with self._leaving:
+            return item.give_up()
 
     def _has_failed(self, item: Item, ran: Ran) -> None:
         """Whatever its hook does now: this failure is known."""
@@ -273,6 +308,8 @@ class Slots:
         except asyncio.CancelledError:
             if item.outcome is None:  # cancelled before user code was reached
                 self._end(item, Ran(Cancelled()))
+        except Exception as error:
+            self._broke(item, error)
         finally:
             self._async_tasks.pop(item, None)
             if (behind := self._after(item)) is not None:

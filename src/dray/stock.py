@@ -37,17 +37,18 @@ class Stock:
         """Whether a job is here that has to be run alone: then nothing more is claimed."""
         return bool(self._alone) or (self._solo is not None and self._solo.claim.id in self.items)
 
-    def give(self, worker_id: int, claims: Sequence[Claim]) -> None:
-        """Take what was claimed, and let it start."""
+    def give(self, worker_id: int, claims: Sequence[Claim], *, alone: bool = False) -> None:
+        """Take what was claimed, and let it start. `alone`: without those behind it in its group."""
         ordinary: list[Item] = []
         try:
             for claim in claims:
                 item = self.receive(claim)
-                if claim.crashes >= ALONE_FROM:
+                if claim.crashes >= ALONE_FROM and not self._slots.is_apart(claim):
                     self._alone.append(item)
                     continue
                 ordinary.append(item)
-                self._line_up(worker_id, item)
+                if not alone:
+                    self._line_up(worker_id, item)
         finally:
             # Also when the database was away while somebody was lined up: what is here and in no slot would run for ever.
             if ordinary:

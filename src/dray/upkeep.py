@@ -91,6 +91,9 @@ class _Chores:
                 if not failing:  # said once; the worker's own loop says that the database is away
                     events.emit("upkeep.failed", chore=self.name, why=error)
                 failing, pause = True, 0.5
+            except Exception as error:  # a mistake, ours or of whoever wrote a row: it is told, and all else goes on
+                events.emit("upkeep.failed", chore=self.name, why=f"{type(error).__name__}: {error}")
+                pause = 1.0
 
     def _round(self) -> float:
         raise NotImplementedError
@@ -129,6 +132,7 @@ class Attendance(_Chores):
         """Take back all lines of a run, stored or not."""
         with self._lock:
             self._lines = [line for line in self._lines if line[0].lease != claim.lease]
+            self._bytes = sum(len(line[2]) for line in self._lines)
             self._forgotten.append(claim.lease)
 
     def _round(self) -> float:
@@ -212,6 +216,7 @@ class Attendance(_Chores):
         except StoreError:
             with self._lock:
                 self._lines = [*lines, *self._lines][:OUTPUT_LIMIT]
+                self._bytes = sum(len(line[2]) for line in self._lines)
                 self._forgotten += forgotten
             raise
 
@@ -264,6 +269,7 @@ class Upkeep(_Chores):
         self._key: str | None = None  # how far the keys were looked through
         self._look_at = self._rescue_at = self._adopt_at = self._round_at = 0.0
         self._prune_at = time.monotonic() + PRUNE_EVERY / 2
+        self.has_looked = False  # at everything, once
 
     def _round(self) -> float:
         now = time.monotonic()
@@ -281,6 +287,7 @@ class Upkeep(_Chores):
         if now >= self._prune_at:
             self.prune()
             self._prune_at = now + PRUNE_EVERY
+        self.has_looked = True
         chores = self._look_at, self._rescue_at, self._adopt_at, self._round_at, self._prune_at
         return max(0.005, min(chores) - time.monotonic())
 

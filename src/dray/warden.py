@@ -1,8 +1,9 @@
 """The process between a worker and a command. It is started as a file, imports nothing of Dray, and so stays small.
 
 It starts the command in a process group of its own, waits for its end, and says what it came to. When the worker is gone,
-however that happened, it ends the command: nothing goes on that nobody knows of. Its first argument is the number of a socket
-to the worker, the second the folder to be in ("" for the worker's), the others are the command. On the socket it says, as JSON:
+however that happened, it ends the command at once, since its job may be started elsewhere at once. Its arguments are the number
+of a socket to the worker, the worker's pid, the folder to be in ("" for the worker's), and the command. On the socket it says,
+as JSON:
 
     {"pid": 7}                      it runs; the number is also that of its process group
     {"error": "...", "errno": 2}    it could not be started
@@ -18,10 +19,9 @@ import select
 import signal
 import socket
 import sys
-import time
 from typing import Any
 
-PATIENCE = 5.0  # seconds between asking a command to end and ending it, when its worker is gone
+LOOK_EVERY = 1.0  # seconds between looks at the worker: a fork of it may hold the other end of the socket open
 
 
 def say(life: socket.socket, **facts: object) -> None:
@@ -43,7 +43,7 @@ def ended(pid: int) -> tuple[int, float, int] | None:
 def main() -> None:
     life = socket.socket(fileno=int(sys.argv[1]))
     life.set_inheritable(False)
-    folder, command = sys.argv[2], sys.argv[3:]
+    parent, folder, command = int(sys.argv[2]), sys.argv[3], sys.argv[4:]
     bell, rung = os.pipe()
     os.set_blocking(rung, False)
     signal.set_wakeup_fd(rung, warn_on_full_buffer=False)
@@ -62,20 +62,14 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)  # it ends with its command
     say(life, pid=pid)
-    deadline = float("inf")
     while (end := ended(pid)) is None:
-        left = max(0.0, deadline - time.monotonic())
-        sources: list[Any] = [bell] if deadline < float("inf") else [bell, life]
-        readable, _, _ = select.select(sources, [], [], min(left, 3600.0))
+        sources: list[Any] = [bell, life]
+        readable, _, _ = select.select(sources, [], [], LOOK_EVERY)
         if bell in readable:
             os.read(bell, 4096)
-        if life in readable and not life.recv(100):
-            signal_group(pid, signal.SIGTERM)
-            deadline = time.monotonic() + PATIENCE
-        if time.monotonic() >= deadline:
+        if os.getppid() != parent or (life in readable and not life.recv(100)):
             signal_group(pid, signal.SIGKILL)
-    if deadline < float("inf"):
-        signal_group(pid, signal.SIGKILL)  # what it has left behind goes with it
+            return
     say(life, status=end[0], cpu=end[1], memory=end[2])
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +17,7 @@ from dray.discover import where_is
 from dray.errors import StoreError, WorkerGone
 from dray.exchange import Exchange
 from dray.finisher import Finisher
+from dray.heed import meanings
 from dray.intake import PollIntake
 from dray.item import Item
 from dray.job import Outcome
@@ -30,7 +29,7 @@ from dray.options import show_priorities
 from dray.outage import Outage
 from dray.pace import Pace
 from dray.probe import Vital
-from dray.process import Inbox, on_signals
+from dray.process import Inbox, leave, on_signals
 from dray.selection import Choice, TaskFilter
 from dray.slots import Slots
 from dray.stacks import all_stacks
@@ -42,6 +41,7 @@ from dray.upkeep import Attendance, Telling, Upkeep
 
 EXIT_LOST = 75  # the lease was lost while jobs ran; a supervisor starts a new worker
 CONNECTIONS = 2  # one for this loop, one for everything else; the heartbeat process has the third
+OUTSIDE_PATIENCE = 3.0  # seconds that are waited for the end of what runs in other processes
 GLANCE = 0.05  # seconds a busy worker waits at most before it looks around
 
 
@@ -122,7 +122,7 @@ class Worker:
             limits=self.limits,
             standing=self.standing,
             flush=self._attendance.flush,
-            promote=(lambda: bool(self.store.promote().ready)) if upkeep else None,
+            promote=self._may_come if upkeep else None,
             ids=ids,
         )
         self._telling = [Telling(app)] if upkeep else []
@@ -153,7 +153,7 @@ class Worker:
     def run(self) -> int:
         """Work until stopped; with signals handled when this is the main thread (S3.35)."""
         if threading.current_thread() is threading.main_thread():
-            with on_signals(self.stop, self.stop_now, self._signals()):
+            with on_signals(self.stop, self.stop_now, meanings(self.standing, self.stacks)):
                 code = self._run()
         else:
             code = self._run()
@@ -178,15 +178,6 @@ class Worker:
 
     def _replace(self, item: Item) -> None:
         self.standing.replace(f"job {item.claim.id} goes on past its end, and can only be ended with this process")
-
-    def _signals(self) -> dict[signal.Signals, Callable[[], None]]:
-        return {
-            signal.SIGUSR2: self.standing.pause,
-            signal.SIGCONT: self.standing.resume,
-            signal.SIGUSR1: lambda: print(self.stacks(), file=sys.stderr, flush=True),
-            # A terminal that is closed wants no new process that nobody sees.
-            signal.SIGHUP: lambda: self.stop("SIGHUP") if sys.stdin.isatty() else self.standing.reload("SIGHUP"),
-        }
 
     def _if_again(self) -> None:
         if self.standing.again and self._begin_anew is not None:
@@ -268,6 +259,10 @@ class Worker:
         if why is not None:
             self.retire(why)
 
+    def _may_come(self) -> bool:
+        """Whether there may be jobs now that were not there a moment ago: due ones, or what upkeep frees in its first round."""
+        return (self._upkeep is not None and not self._upkeep.has_looked) or bool(self.store.promote().ready)
+
     def _heed_orders(self) -> None:
         told, why = self._obedience.orders, self._obedience.stopped
         match told.order:
@@ -321,8 +316,8 @@ class Worker:
         """Whatever runs here has to end before others take it over: at once, without a wait for anybody."""
         if self.slots.running:
             events.emit("worker.lost", worker_id=self.worker_id, running=len(self.slots.running))
-            sys.stderr.flush()
-            os._exit(EXIT_LOST)  # the heart stays, and writes down that we are gone if it still can
+            self.slots.end_outside(list(self.slots.running))
+            leave(EXIT_LOST)  # the heart stays, and writes down that we are gone if it still can
 
     def _cut_off(self) -> None:
         """In a thread of the lease, again and again: no beat arrives, and our own threads may hang as well."""
@@ -335,6 +330,7 @@ class Worker:
         """Hand back what waits, let what runs end within the grace period, write it all down, say goodbye."""
         events.emit("worker.stopping", worker_id=self.worker_id, why=self.standing.why, running=len(self.slots.running))
         while self.items:
+            self.vital.turned()
             if self._lost:
                 self._leave_if_busy()
             self._exchange.hand_back("the worker stopped")
@@ -351,9 +347,9 @@ class Worker:
         self._say_goodbye()
         if abandoned:
             # Threads that still run user code would keep the process alive; their jobs are no longer ours.
-            sys.stderr.flush()
+            self.slots.stop()
             self._if_again()
-            os._exit(0)
+            leave(0)
         return 0
 
     def _write_last(self) -> bool:
@@ -362,6 +358,8 @@ class Worker:
         is_late = self.standing.is_late
         if is_late:
             finishes += self._exchange.release()
+            # Only then may others start them: what runs elsewhere would run on beside that.
+            self.slots.end_outside(list(self.slots.running), OUTSIDE_PATIENCE)
         try:
             self._exchange.write(self.worker_id, finishes)
         except StoreError as error:

@@ -59,7 +59,7 @@ class Site:
             **{name: value for name, value in os.environ.items() if not name.startswith("DRAY_")},
             "SITE_URL": url,
             "PYTHONPATH": PACKAGE,
-            "XDG_RUNTIME_DIR": str(folder),
+            "HOME": str(folder),
         }
         self.app = Dray(url, create_tables=True)
         self.app.store.ensure()

@@ -79,7 +79,7 @@ def test_workers_are_listed_with_what_they_run(site: Site) -> None:
 @rows("S1.50", "S2.74")
 def test_workers_are_stopped_all_or_some_and_who_is_busy_is_named(everywhere: Site) -> None:
     site = everywhere
-    mail, other, third = site.worker("mail"), site.worker("other"), site.worker()
+    mail, other, third = site.worker("mail"), site.worker("other"), site.worker("third")
     held = site.enqueue("hold", "gate", queue="other")
     site.is_held("gate")
     assert "1 worker stopped" in site.dray("stop", "mail", app=False)

@@ -244,7 +244,7 @@ def test_a_worker_says_whether_it_is_well(site: Site) -> None:
     wait_until(lambda: ask("ready")[0] == 200, "it is ready", 30)
     assert ask("live")[0] == ask("healthz")[0] == 200
     assert ask("else")[0] == 404
-    assert site.dray("probe", "probe", app=False).strip() == "ready"
+    wait_until(lambda: site.dray("probe", "probe", app=False, code=None).strip() == "ready", "the file says so", 30)
     os.kill(process.pid, signal.SIGSTOP)
     wait_until(lambda: "not ready" in site.dray("probe", "probe", app=False, code=None), "the file grows old", 60)
     assert "was last written" in site.dray("probe", "probe", "--live", app=False, code=1)

@@ -73,6 +73,8 @@ def test_each_word_is_an_argument(
         (["p", "{n}"], {}, {"n": "a\0b"}, "NUL"),
         (["p", "{n}"], {}, {"n": "--force"}, 'put "--" before'),
         (["p", "{n}{n}"], {}, {"n": "-"}, 'put "--" before'),
+        (["kill", "{n}"], {}, {"n": "-1"}, 'put "--" before'),
+        (["p", "{n}"], {"n": Decimal}, {"n": Decimal("-inf")}, 'put "--" before'),
     ],
 )
 def test_a_value_that_cannot_stand_there_is_told_and_never_left_out(

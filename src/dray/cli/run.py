@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -14,13 +15,14 @@ from dray.discover import require_app
 from dray.errors import BadOption
 from dray.limits import Limits
 from dray.options import parse_priorities
-from dray.process import restart
+from dray.process import bury, hold_signals, restart
 from dray.selection import PRIORITY, STRATEGIES, TaskFilter, choice_of, read_queues
 from dray.single import Single
 from dray.tended import tender_line, under_tender
 from dray.worker import Worker
 
 CONFLICT = 4
+PAUSED = "DRAY_BEGINS_PAUSED"  # how a worker that begins anew knows that it was paused
 
 
 @verb(
@@ -92,6 +94,8 @@ def worker(
       HUP             begin anew with the code as it is now, once what runs has ended
       USR1            show where every thread is
     """
+    hold_signals()
+    bury()
     line = tender_line()
     if (single_strict or pid_dir) and single is None:
         raise BadOption("--single-strict and --pid-dir are for --single NAME")
@@ -131,9 +135,11 @@ def worker(
         limits=limits,
         cycle=cycle_delay,
         upkeep=not no_upkeep,
-        begin_anew=None if line else lambda: begin_anew(lock),  # a tender starts another
+        begin_anew=None if line else lambda: begin_anew(lock, paused=working.standing.paused),  # a tender starts another
         where=found.name,
     )
+    if os.environ.pop(PAUSED, ""):
+        working.standing.pause()
     if probe_port is not None:
         probe.serve(probe_port, working.vital.facts)
     if probe_file is not None:
@@ -142,10 +148,12 @@ def worker(
         return working.run()
 
 
-def begin_anew(lock: Single | None) -> None:
-    """The same command again, in this process, which keeps its lock meanwhile."""
+def begin_anew(lock: Single | None, *, paused: bool) -> None:
+    """The same command again, in this process, which keeps its lock meanwhile, and stays paused if it was."""
     if lock is not None:
         lock.hand_on()
+    if paused:
+        os.environ[PAUSED] = "1"
     restart()
 
 
