@@ -13,7 +13,7 @@ import pytest
 
 from dray.job import State
 from tests.acceptance.site import SHOP, Site, end, gone, site_at
-from tests.servers import Database, wait_until
+from tests.servers import Database, is_alive, wait_until
 
 rows = pytest.mark.rows
 
@@ -149,6 +149,10 @@ if how == "family":
 if how == "slowly":
     print("first", flush=True)
     while not os.path.exists("go"): time.sleep(0.01)
+if how == "polite":
+    import signal
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    open("sleeping", "w").write("1"); time.sleep(2)
 if how == "env": print({name: value for name, value in os.environ.items() if name.startswith("DRAY_")})
 if how == "raw": sys.stdout.buffer.write(b"\xff\x00 \xc3\xa4\n")
 if how == "left":
@@ -376,6 +380,28 @@ def test_a_program_is_asked_to_end_and_then_ended_with_all_that_it_has_started(s
         gone(int(pid))
 
 
+def test_a_program_that_ends_with_zero_has_done_its_work_whatever_was_asked_of_it(site: Site) -> None:
+    timed, cancelled = site.enqueue("limited", kwargs={"how": "polite"}), site.enqueue("say", kwargs={"how": "polite"})
+    site.worker()
+    wait_until((site.folder / "sleeping").exists, "it works", 60)
+    site.dray("cancel", str(cancelled))
+    assert site.ended(timed).state is State.SUCCEEDED
+    assert site.ended(cancelled).state is State.SUCCEEDED
+
+
+def test_a_worker_that_is_stopped_at_once_leaves_no_program_beside_its_next_run(site: Site) -> None:
+    job = site.enqueue("say", kwargs={"how": "family"})
+    process = site.worker()
+    wait_until(lambda: len(_numbers(site)) == 2, "both are named", 60)
+    programs = _numbers(site)
+    process.send_signal(signal.SIGTERM)
+    site.says(process, "worker.stopping")
+    process.send_signal(signal.SIGTERM)
+    wait_until(lambda: site.row(job).state is State.READY, "it is given back", 30)
+    assert not any(is_alive(pid) for pid in programs)
+    assert process.wait(30) == 0
+
+
 def test_what_a_program_leaves_behind_does_not_hold_up_its_job(site: Site) -> None:
     job = site.enqueue("say", kwargs={"how": "left"})
     began = time.monotonic()
@@ -411,6 +437,11 @@ def test_isolated_jobs_and_programs_on_every_database(tmp_path: Path, database: 
         states = [site.ended(id, 120).state for id in ids]
         assert states == [State.SUCCEEDED, State.SUCCEEDED, State.SUCCEEDED, State.FAILED] * 20
         assert end(process) == 0
+
+
+def _numbers(site: Site) -> list[int]:
+    file = site.folder / "sleeping"
+    return [int(pid) for pid in file.read_text().split()] if file.exists() else []
 
 
 def _all() -> object:

@@ -212,6 +212,31 @@ def test_hup_begins_anew_with_new_code_under_the_same_pid_and_lock(site: Site) -
     assert end(process) == 0
 
 
+def test_who_is_paused_begins_anew_paused(site: Site) -> None:
+    process = site.worker()
+    process.send_signal(signal.SIGUSR2)
+    site.says(process, "worker.paused")
+    for _ in range(2):  # a second one while it begins does no harm
+        process.send_signal(signal.SIGHUP)
+    site.says(process, "worker.started", times=2)
+    site.says(process, "worker.paused", times=2)
+    job = site.enqueue("note", 1)
+    process.send_signal(signal.SIGCONT)
+    assert site.ended(job).state is State.SUCCEEDED
+    assert end(process) == 0
+
+
+def test_a_worker_that_drains_is_live(site: Site) -> None:
+    held = site.enqueue("hold", "gate")
+    process = site.worker("--probe-file", "probe", "--max-time", "1s")
+    site.says(process, "max time reached")
+    time.sleep(2)
+    assert site.dray("probe", "probe", "--live", app=False).strip() == "live"
+    site.let_go("gate")
+    assert process.wait(30) == 0
+    assert site.row(held).state is State.SUCCEEDED
+
+
 def test_who_is_told_to_end_does_not_begin_anew(site: Site) -> None:
     held = site.enqueue("hold", "gate")
     process = site.worker()
@@ -344,6 +369,16 @@ def test_a_job_that_runs_elsewhere_is_left_alone(site: Site) -> None:
     site.let_go("gate")
     assert site.ended(held).state is State.SUCCEEDED
     assert end(process) == 0
+
+
+@rows("S0.49")
+def test_one_job_is_run_and_not_those_behind_it(site: Site) -> None:
+    source = (site.folder / "shop.py").read_text()
+    (site.folder / "shop.py").write_text(source.replace("@app.task\ndef note", "@app.task(run_ahead=10)\ndef note"))
+    ids = [site.enqueue("note", number, group="g") for number in range(3)]
+    site.dray("run", str(ids[0]))
+    assert site.noted() == ["0"]
+    assert [site.row(id).state for id in ids] == [State.SUCCEEDED, State.READY, State.BLOCKED]
 
 
 def test_a_failure_is_an_exit_code_and_a_dry_run_runs_nothing(site: Site) -> None:
