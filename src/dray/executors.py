@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from dray.children import ChildGrip, Children, Plan
-from dray.children import run as run_in_child
 from dray.command import Command
 from dray.context import Context
 from dray.deadlines import Deadlines
@@ -16,8 +14,10 @@ from dray.grip import Grip, ThreadGrip
 from dray.item import Item
 from dray.job import Cancelled, Died, Failed, Usage
 from dray.options import Isolate
-from dray.programs import ProgramGrip
-from dray.programs import run as run_program
+from dray.outside.children import ChildGrip, Children, Plan
+from dray.outside.children import run as run_in_child
+from dray.outside.programs import ProgramGrip
+from dray.outside.programs import run as run_program
 from dray.runner import Failing, Prepared, Ran, Runner
 from dray.task import Definition
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Iterator
 from queue import Empty, SimpleQueue
 
 from dray import events
-from dray.children import Plan
 from dray.context import enter
 from dray.deadlines import Deadlines
 from dray.executors import Executors, ended_hard
@@ -20,6 +19,7 @@ from dray.hooks import Hooks
 from dray.item import Item, ended, has_expired, has_succeeded, line_of, needs_mark
 from dray.job import Cancelled, Claim, Died, Failed, HandedBack, Outcome
 from dray.meter import Meter, Stopwatch
+from dray.outside.children import Plan
 from dray.runner import Prepared, Ran, Runner
 from dray.stacks import thread_stack
 

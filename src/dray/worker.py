@@ -12,7 +12,6 @@ import msgspec
 
 from dray import events
 from dray.app import Dray
-from dray.children import plan_of
 from dray.discover import where_is
 from dray.errors import StoreError, WorkerGone
 from dray.exchange import Exchange
@@ -27,6 +26,7 @@ from dray.meter import resident
 from dray.obedience import Obedience
 from dray.options import show_priorities
 from dray.outage import Outage
+from dray.outside.children import plan_of
 from dray.pace import Pace
 from dray.probe import Vital
 from dray.process import Inbox, leave, on_signals

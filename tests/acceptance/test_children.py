@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from dray.children import Child, ChildGrip, Children, Plan, run
 from dray.codec import Codec
 from dray.context import Context
 from dray.job import Cancelled, Claim, Died, Done, Failed, Snoozed
 from dray.options import Isolate
+from dray.outside.children import Child, ChildGrip, Children, Plan, run
 from dray.runner import Ran
 from tests.servers import is_alive, wait_until
 
@@ -251,7 +251,7 @@ def test_a_child_whose_worker_is_gone_ends(tmp_path: Path) -> None:
     (tmp_path / "kids.py").write_text(APP)
     (tmp_path / "parent.py").write_text(
         "import os, sys, time\n"
-        "from dray.children import Children, Plan\n"
+        "from dray.outside.children import Children, Plan\n"
         "children = Children(Plan(app='kids:app'), 2)\n"
         "child = children.take()\n"
         "if os.fork() == 0: time.sleep(600)\n"  # it has all that its parent had open

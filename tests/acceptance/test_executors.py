@@ -259,7 +259,7 @@ def test_the_kernel_takes_the_process_of_the_job_before_the_worker(site: Site) -
     wait_until((site.folder / "looping").exists, "it loops", 60)
     (told,) = json.loads(site.dray("stack", str(job), "--json"))["jobs"]
     assert "deaf" in told["stack"]
-    children = [pid for pid in _below(process.pid) if "dray.child" in _command(pid)]
+    children = [pid for pid in _below(process.pid) if "dray.outside.child" in _command(pid)]
     scores = [int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in children]
     assert scores
     assert set(scores) == {1000}
@@ -306,7 +306,7 @@ def test_a_killed_worker_takes_its_processes_and_programs_with_it(site: Site) ->
         wait_until((site.folder / file).exists, f"{file} is there", 60)
     wait_until(lambda: len((site.folder / "sleeping").read_text().split()) == 2, "both are named", 10)
     programs = [int(pid) for pid in (site.folder / "sleeping").read_text().split()]
-    children = [pid for pid in _below(process.pid) if "dray.child" in _command(pid)]
+    children = [pid for pid in _below(process.pid) if "dray.outside.child" in _command(pid)]
     assert children
     process.kill()
     process.wait(10)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dray.backoff import Backoff
+from dray.tending.backoff import Backoff
 
 
 def waits(backoff: Backoff, deaths: int) -> list[float]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dray.capture import LINE_LIMIT, Capture
+from dray.outside.capture import LINE_LIMIT, Capture
 
 rows = pytest.mark.rows
 

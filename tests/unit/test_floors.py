@@ -19,7 +19,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "dray"
 # From the ground up; names are relative to `dray`, "" is the package itself.
 FLOORS: list[set[str]] = [
     # 0 words
-    {"errors", "report", "job", "signals", "notice", "options", "durations", "urls", "tags"},
+    {"outside", "tending", "errors", "report", "job", "signals", "notice", "options", "durations", "urls", "tags"},
     # 1 rules
     {
         "lifecycle",
@@ -41,13 +41,13 @@ FLOORS: list[set[str]] = [
         "command",
         "forks",
         "probe",
-        "capture",
-        "warden",
+        "outside.capture",
+        "outside.warden",
         "stacks",
         "single",
         "standing",
-        "planning",
-        "backoff",
+        "tending.planning",
+        "tending.backoff",
     },
     # 2 the door
     {"store.base", "store.board", "store.codes"},
@@ -110,9 +110,9 @@ FLOORS: list[set[str]] = [
         "item",
         "deadlines",
         "heed",
-        "programs",
-        "wire",
-        "children",
+        "outside.programs",
+        "outside.wire",
+        "outside.children",
         "executors",
         "fleet",
         "tally",
@@ -120,12 +120,12 @@ FLOORS: list[set[str]] = [
         "webhook",
         "notify",
     }
-    | {"relay", "hired", "keeper", "rescuer", "statusfile"}
+    | {"tending.relay", "tending.hired", "tending.keeper", "tending.rescuer", "tending.statusfile"}
     | {"why", "takers", "admin", "care", "stuck", "doctor"},
     # 7 the engine
-    {"worker", "exchange", "upkeep", "discover", "tended", "tender"},
+    {"worker", "exchange", "upkeep", "discover", "tending.tended", "tending.tender"},
     # 8 faces
-    {"child", "cli.*", "testing.*", "demo", "demo.*"},
+    {"outside.child", "cli.*", "testing.*", "demo", "demo.*"},
     # 9 doors to the street
     {"cli", "testing", "", "__main__"},
 ]
@@ -135,14 +135,14 @@ NEIGHBOURS: dict[str, set[str]] = {
     "store.agenda": {"store.expire", "store.tables", "store.promote", "store.settle", "store.owed", "store.notices"},
     "cli.probe": {"cli.options"},
     "deadlines": {"item"},
-    "children": {"wire"},
+    "outside.children": {"outside.wire"},
     "store.orders": {"store.tables", "store.workers"},
     "fleet": {"app"},
     "grip": {"context"},
-    "executors": {"children", "programs", "deadlines", "item"},
+    "executors": {"outside.children", "outside.programs", "deadlines", "item"},
     "cli.process": {"cli.care", "cli.log", "cli.run", "cli.opening", "cli.words", "cli.options", "cli.facts"},
     "cli.fleet": {"cli.words", "cli.opening", "cli.options", "cli.output", "cli.facts"},
-    "slots": {"children", "deadlines", "executors", "stacks", "item"},
+    "slots": {"outside.children", "deadlines", "executors", "stacks", "item"},
     "store.pick": {"store.tables", "store.claim"},
     "store.failures": {"store.tables", "store.rows"},
     "cli.errors": {"cli.words", "cli.output", "cli.options", "cli.opening", "cli.facts"},
@@ -258,10 +258,10 @@ NEIGHBOURS: dict[str, set[str]] = {
     "runner": {"hooks", "context", "task"},
     "lease": {"heartbeat"},
     "worker": {"discover", "exchange", "upkeep"},
-    "tended": {"worker"},
-    "hired": {"relay"},
-    "keeper": {"hired"},
-    "rescuer": {"hired", "relay"},
+    "tending.tended": {"worker"},
+    "tending.hired": {"tending.relay"},
+    "tending.keeper": {"tending.hired"},
+    "tending.rescuer": {"tending.hired", "tending.relay"},
     "app": {"waits"},
     "why": {"takers"},
     "stuck": {"takers"},

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dray import planning
 from dray.errors import BadOption
-from dray.planning import SETTLED, Member, Pool, Retire, Stage, Start, census, plan, surplus
+from dray.tending import planning
+from dray.tending.planning import SETTLED, Member, Pool, Retire, Stage, Start, census, plan, surplus
 
 rows = pytest.mark.rows
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from dray.relay import CHUNK, FULL, OVERFULL, Outlet, Relay
+from dray.tending.relay import CHUNK, FULL, OVERFULL, Outlet, Relay
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from dray.hired import VARIABLE
-from dray.tended import tender_line, under_tender
+from dray.tending.hired import VARIABLE
+from dray.tending.tended import tender_line, under_tender
 from tests.servers import wait_until
 
 rows = pytest.mark.rows

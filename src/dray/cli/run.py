@@ -18,7 +18,7 @@ from dray.options import parse_priorities
 from dray.process import bury, hold_signals, restart
 from dray.selection import PRIORITY, STRATEGIES, TaskFilter, choice_of, read_queues
 from dray.single import Single
-from dray.tended import tender_line, under_tender
+from dray.tending.tended import tender_line, under_tender
 from dray.worker import Worker
 
 CONFLICT = 4

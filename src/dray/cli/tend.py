@@ -14,9 +14,9 @@ from click.core import ParameterSource
 from dray.cli.log import log_to_stderr
 from dray.cli.options import Common, Verb, duration, given, option, size, verb
 from dray.errors import BadOption
-from dray.planning import Pool
-from dray.relay import Outlet
-from dray.tender import Commands, Tender
+from dray.tending.planning import Pool
+from dray.tending.relay import Outlet
+from dray.tending.tender import Commands, Tender
 
 FLAGS = "dray.tend.flags"
 

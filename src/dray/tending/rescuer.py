@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Sequence
 
 from dray import events
-from dray.hired import spawn
-from dray.relay import Outlet, Relay
+from dray.tending.hired import spawn
+from dray.tending.relay import Outlet, Relay
 
 PATIENCE = 60.0  # seconds that one may take: a silent network could hold it up for ever, and with it the end of the tender
 

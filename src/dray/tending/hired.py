@@ -16,8 +16,8 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dray.planning import Member, Stage
-from dray.relay import Outlet, Relay
+from dray.tending.planning import Member, Stage
+from dray.tending.relay import Outlet, Relay
 
 VARIABLE = "DRAY_TENDER_FD"  # tells a worker the number of its end of the socket
 MUTE_AFTER = 10.0  # seconds after which a command that says nothing of itself counts as a worker that is up

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from io import TextIOWrapper
 from typing import Any
 
-from dray.hired import SHOWN, VARIABLE
+from dray.tending.hired import SHOWN, VARIABLE
 from dray.worker import Worker
 
 GLANCE = 0.1  # seconds between two looks at what the worker does
@@ -55,7 +55,7 @@ def under_tender(line: socket.socket | None, worker: Worker) -> Iterator[Worker]
 
 
 class Tended:
-    """A thread beside a worker that speaks with the tender (C75); `dray.hired` says in which words."""
+    """A thread beside a worker that speaks with the tender (C75); `dray.tending.hired` says in which words."""
 
     def __init__(self, line: socket.socket, worker: Worker) -> None:
         self._line, self._worker = line, worker

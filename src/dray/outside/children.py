@@ -20,9 +20,9 @@ from dray import events
 from dray.context import Context
 from dray.job import Claim, Died, Snoozed, Usage
 from dray.options import Isolate
+from dray.outside.wire import Line, claim_to, ran_from
 from dray.runner import Ran
 from dray.settings import SETTINGS, Origin, Settings
-from dray.wire import Line, claim_to, ran_from
 
 GROWN = 128 * 1024  # KiB that a process may have grown by, until another takes its place
 STACK_WAIT = 2.0  # seconds that a stack is waited for
@@ -31,7 +31,7 @@ LATER = (1.0, 60.0)  # seconds until a job is tried again that found no process:
 Failing = Callable[[Ran], None]
 
 # It finds Dray where the worker has found it. Not by a variable: that would go on to whatever a job starts.
-_BEGIN = "import sys; sys.path.insert(0, sys.argv.pop(1)); from dray.child import main; main()"
+_BEGIN = "import sys; sys.path.insert(0, sys.argv.pop(1)); from dray.outside.child import main; main()"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Child:
         numbers = [str(theirs.fileno()), str(stacks), str(os.getpid())]
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _BEGIN, str(Path(__file__).parents[1]), *numbers],
+                [sys.executable, "-c", _BEGIN, str(Path(__file__).parents[2]), *numbers],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(), stacks),
                 start_new_session=True,  # a Ctrl-C is for the worker; and whatever it starts is in a group with it

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dray import events
-from dray.hired import Hired
-from dray.keeper import Keeper, busy_with, how_it_ended
-from dray.planning import Pool
 from dray.process import STOPPING, read_signals, signals_in_a_pipe
-from dray.relay import Outlet, Relay
-from dray.rescuer import Rescuer
-from dray.statusfile import StatusFile
+from dray.tending.hired import Hired
+from dray.tending.keeper import Keeper, busy_with, how_it_ended
+from dray.tending.planning import Pool
+from dray.tending.relay import Outlet, Relay
+from dray.tending.rescuer import Rescuer
+from dray.tending.statusfile import StatusFile
 
 TICK = 0.1  # seconds from a change to the next
 LAZY = 1.0  # the same when nothing changes and nothing is heard

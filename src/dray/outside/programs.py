@@ -17,12 +17,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dray import warden
-from dray.capture import Capture
 from dray.command import Command
 from dray.context import Context
 from dray.errors import CommandFailed
 from dray.forks import close_in_forks
+from dray.outside import warden
+from dray.outside.capture import Capture
 from dray.signals import CancelRequested, Snooze, TimedOut
 
 LIVE_AFTER = 1.0  # seconds until what is said is stored while the command runs; most are over by then

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from dray import events
-from dray.backoff import Backoff
 from dray.durations import show_duration, show_size
 from dray.errors import BadOption
-from dray.hired import Hired
-from dray.planning import Census, Member, Pool, Retire, Stage, Start, census, plan, surplus
+from dray.tending.backoff import Backoff
+from dray.tending.hired import Hired
+from dray.tending.planning import Census, Member, Pool, Retire, Stage, Start, census, plan, surplus
 
 MEASURE_EVERY = 5.0  # seconds between looks at the memory of workers
 MUTE = "the worker command says nothing of itself; its workers count as up, and never as busy"

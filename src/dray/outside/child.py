@@ -36,9 +36,9 @@ from dray.context import Context
 from dray.discover import import_app
 from dray.job import Claim
 from dray.meter import Meter
+from dray.outside.wire import Line, claim_from, ran_to, result_to
 from dray.runner import Ran
 from dray.signals import TimedOut
-from dray.wire import Line, claim_from, ran_to, result_to
 
 T = TypeVar("T")
 

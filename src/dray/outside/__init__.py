@@ -1,0 +1,1 @@
+"""Jobs that run in processes of their own: isolated ones, and programs."""
