@@ -50,6 +50,7 @@ LEVELS = {
     "rescue.dead_worker": logging.ERROR,
     "rescue.jobs": logging.WARNING,
     "upkeep.failed": logging.ERROR,
+    "output.dropped": logging.WARNING,
     "prune.done": logging.INFO,
 }
 

@@ -112,6 +112,7 @@ class Attendance(_Chores):
         self._worker = worker
         self._lines: list[tuple[Claim, str, str, float]] = []
         self.on_line: Callable[[str, str], None] | None = None
+        self._dropped = 0  # lines that found no room
         self._bytes = 0  # of those lines, roughly
         self._forgotten: list[Lease] = []  # runs whose stored lines are to go
         self._lock = threading.Lock()
@@ -127,6 +128,8 @@ class Attendance(_Chores):
             if len(self._lines) < OUTPUT_LIMIT and self._bytes < OUTPUT_BYTES:
                 self._lines.append((claim, kind, message, time.monotonic()))
                 self._bytes += len(message)
+            else:
+                self._dropped += 1
 
     def forget(self, claim: Claim) -> None:
         """Take back all lines of a run, stored or not."""
@@ -203,6 +206,9 @@ class Attendance(_Chores):
         with self._lock:
             lines, self._lines, self._bytes = self._lines, [], 0
             forgotten, self._forgotten = self._forgotten, []
+            dropped, self._dropped = self._dropped, 0
+        if dropped:
+            events.emit("output.dropped", lines=dropped)
         now = time.monotonic()
         try:
             while forgotten:

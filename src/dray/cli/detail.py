@@ -109,6 +109,8 @@ def _used(row: JobRow) -> str | None:
         return None
     cpu = "" if row.cpu_seconds is None else f"{row.cpu_seconds:.3f}s of processor, "
     peak = "" if row.peak_after is None else f", at most {show_size(row.peak_after)}"
+    if not row.memory_before:  # of a program: it began with nothing, and what is left of it is nothing
+        return f"{cpu}memory{peak.removeprefix(',')}"
     return f"{cpu}memory {show_size(row.memory_before)} before, {show_size(row.memory_after)} after{peak}"
 
 
