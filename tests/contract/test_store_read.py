@@ -133,6 +133,25 @@ def test_each_filter_finds_live_and_ended_jobs(bench: Bench) -> None:
         assert listed(bench, **wanted, states=frozenset({State.SUCCEEDED})) == []
 
 
+def test_what_no_index_finds_is_looked_for_among_the_newest(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = bench.add(args='{"k":{"to":"Ann@Example.org"}}', group="g")
+    failed = bench.make(State.FAILED, args='{"k":{"what":"100%_sure"}}')
+    (new,) = bench.add(args='{"k":{"to":"ann@example.org"}}', group="g")
+    bench.add(3, args="{}")
+    assert listed(bench, text="ann@EXAMPLE") == [new, *old]
+    assert listed(bench, text="100%_s") == [failed]
+    assert listed(bench, text="%") == [failed]  # a sign like any other
+    assert listed(bench, text="100x") == []
+    assert listed(bench, group="g") == [new, *old]
+    assert listed(bench, group="G") == []
+    assert listed(bench, text="sure", states=frozenset({State.FAILED})) == [failed]
+    assert listed(bench, text="sure", states=frozenset({State.READY})) == []
+    assert listed(bench, text="ann", limit=1) == [new]
+    assert listed(bench, text="ann", before=new) == old
+    monkeypatch.setattr("dray.store.listing.DEEP", 4)
+    assert listed(bench, text="ann") == listed(bench, group="g") == [new]
+
+
 def test_jobs_of_a_worker_and_blocked_ones_by_their_reason(bench: Bench) -> None:
     bench.add(2)
     worker = bench.worker()

@@ -26,6 +26,8 @@ def test_words_become_a_filter() -> None:
         "since": "1h30m",
         "until": "2024-02-29T11:00Z",
         "reason": "held",
+        "group": "customer-7",
+        "text": "time out",
     }
     assert set(words) == set(FILTERS)
     assert Filter.parse(words, NOW) == Filter(
@@ -39,6 +41,8 @@ def test_words_become_a_filter() -> None:
         since=NOW - timedelta(minutes=90),
         until=NOW - timedelta(hours=1),
         reason=Reason.HELD,
+        group="customer-7",
+        text="time out",
     )
 
 

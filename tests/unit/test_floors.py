@@ -274,7 +274,7 @@ NEIGHBOURS: dict[str, set[str]] = {
     "cli.tend": {"cli.log", "cli.options"},
     "cli.enqueue": {"cli.arguments", "cli.options", "cli.words", "cli.detail", "cli.facts"},
     "cli.jobs": {"cli.options", "cli.words", "cli.detail", "cli.facts", "cli.opening", "cli.output"},
-    "cli.moves": {"cli.options", "cli.bulk"},
+    "cli.moves": {"cli.output", "cli.options", "cli.bulk"},
     "cli.waiting": {"cli.options", "cli.words", "cli.facts", "cli.opening", "cli.output"},
     "cli.queues": {"cli.options", "cli.words", "cli.facts", "cli.opening", "cli.output"},
     "cli.bulk": {"cli.words", "cli.facts", "cli.opening", "cli.output"},

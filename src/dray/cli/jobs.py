@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import click
 import msgspec
 
+from dray.admin import read_filter
 from dray.calls import call_text
 from dray.cli.detail import detail_lines
 from dray.cli.facts import as_json, job_facts, print_csv, print_ids, print_json
@@ -17,6 +18,7 @@ from dray.cli.options import option, verb
 from dray.cli.output import Cell, Column, note, on_terminal, print_table, state_cell
 from dray.cli.words import iso, when
 from dray.job import JobRow, State
+from dray.store.filters import DEEPLY
 
 FORMATS = ("table", "json", "jsonl", "csv", "ids")
 COLUMNS = (
@@ -48,12 +50,17 @@ def jobs(words: tuple[str, ...], limit: int, before: int | None, form: str | Non
     A FILTER is one or more of
       state:failed,retrying   queue:mail   task:send_invoice   key:invoice-7   owner:ann
       label:customer=42       worker:3     reason:held         since:1h        until:2030-02-28
+      group:customer-42       text:timeout
+    `text` is what arguments or error contain; it and `group` look among the newest 100,000 jobs.
     Names are exact. `since` and `until` look at the time of the enqueue.
 
     On a terminal times are relative; elsewhere they are ISO 8601 and nothing is cut.
     """
     form = form or ("json" if wants_json() else "table")
-    found = open_admin().jobs(words, limit=limit, before=before)
+    wanted = read_filter(words)
+    found = open_admin().jobs(wanted, limit=limit, before=before)
+    if wanted.is_deep:
+        note(DEEPLY)
     if form == "json":
         print_json({"jobs": [job_facts(row) for row in found], "next": _next(found, limit)})
     elif form == "jsonl":

@@ -11,9 +11,10 @@ import click
 from dray.admin import read_filter
 from dray.cli.bulk import Choices, Mover, by_filter, by_ids
 from dray.cli.options import option, verb
+from dray.cli.output import note
 from dray.errors import BadFilter, BadOption
 from dray.job import ENDED, State
-from dray.store.filters import Filter
+from dray.store.filters import DEEPLY, Filter
 
 LIVE = frozenset(State) - ENDED
 WAITING = LIVE - {State.RUNNING}
@@ -175,6 +176,8 @@ def _numbers(words: Sequence[str]) -> list[int]:
 
 def _chosen(mover: Mover, words: Sequence[str]) -> Filter:
     wanted = read_filter(words)
+    if wanted.is_deep:
+        note(DEEPLY)
     named = wanted.possible_states()
     if named is None:
         return replace(wanted, states=mover.usual)

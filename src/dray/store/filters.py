@@ -14,6 +14,9 @@ from dray.job import Reason, State
 
 W = TypeVar("W", bound=StrEnum)
 
+DEEP = 100_000  # jobs, the newest, among which is looked for what no index finds
+DEEPLY = f"looked among the newest {DEEP:,} jobs: no index finds what text: and group: name"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
@@ -26,6 +29,8 @@ class Filter:
     since       created at this instant or later
     until       created before it
     reason      why it is blocked
+    group       the group that it is in; looked for among the newest `DEEP` jobs
+    text        what its arguments or its error contain, large letters or small; looked for among as many
     """
 
     states: frozenset[State] = frozenset()
@@ -38,6 +43,8 @@ class Filter:
     since: datetime | None = None
     until: datetime | None = None
     reason: Reason | None = None
+    group: str | None = None
+    text: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("since", "until"):
@@ -66,6 +73,11 @@ class Filter:
     def selective(self) -> bool:
         """Whether it names something that few jobs share and an index finds."""
         return any(one is not None for one in (self.key, self.owner, self.label, self.worker_id))
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether no index finds what it names, so that only the newest jobs are looked at."""
+        return self.group is not None or self.text is not None
 
     def possible_states(self) -> frozenset[State] | None:
         """The states that a job it lets through can be in; None: any."""
@@ -139,5 +151,7 @@ _READERS: dict[str, tuple[str, Callable[[str, Any, datetime], Any]]] = {
     "since": ("since", _moment),
     "until": ("until", _moment),
     "reason": ("reason", _reason),
+    "group": ("group", _text),
+    "text": ("text", _text),
 }
-FILTERS = ("state", "queue", "task", "key", "owner", "worker", "label", "since", "until", "reason")
+FILTERS = ("state", "queue", "task", "key", "owner", "worker", "label", "since", "until", "reason", "group", "text")

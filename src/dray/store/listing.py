@@ -16,6 +16,7 @@ from sqlalchemy import (
     column,
     func,
     literal_column,
+    or_,
     select,
     text,
     tuple_,
@@ -23,8 +24,9 @@ from sqlalchemy import (
 )
 
 from dray.job import State, name_hash
+from dray.stations import GROUP, gate_hash
 from dray.store.codes import EPOCH, REASON, STATE, UNUSUAL, WAITING
-from dray.store.filters import Filter
+from dray.store.filters import DEEP, Filter
 from dray.store.tables import Tables
 
 FEW = 50_000  # so many rows of one state can still be gathered from an index and sorted
@@ -124,7 +126,7 @@ def _looks(connection: Connection, tables: Tables, wanted: Filter) -> Iterator[L
 
 def _by_state(connection: Connection, tables: Tables, wanted: Filter, ended: bool) -> bool:
     """Whether jobs in any state are found better state by state than by walking back along the ids."""
-    if wanted.selective or (wanted.queue is None and wanted.task is None):
+    if wanted.selective or wanted.is_deep or (wanted.queue is None and wanted.task is None):
         return False
     if ended:
         return True
@@ -136,7 +138,7 @@ def _by_state(connection: Connection, tables: Tables, wanted: Filter, ended: boo
 def _look(connection: Connection, tables: Tables, wanted: Filter, state: State, conditions: list[Condition]) -> Look:
     """The way to the jobs of one state."""
     table = tables.history if state.ended else tables.jobs
-    index = None if wanted.selective else _index(tables, wanted, state)
+    index = None if wanted.selective or wanted.is_deep else _index(tables, wanted, state)
     if index is not None:
         return Look(table=table, conditions=conditions, state=state, index=index)
     if not wanted.selective and _is_few(connection, table, wanted, state, FEW):
@@ -164,6 +166,14 @@ def _is_few(connection: Connection, table: Table, wanted: Filter, state: State, 
     return count <= few
 
 
+def _deep_conditions(table: Table, wanted: Filter) -> Iterator[Condition]:
+    if wanted.group is not None:
+        yield table.c.group_hash == gate_hash(GROUP, wanted.group)
+        yield table.c.group_name == wanted.group
+    if wanted.text is not None:
+        yield or_(*[some.icontains(wanted.text, autoescape=True) for some in (table.c.args, table.c.error)])
+
+
 def _conditions(tables: Tables, table: Table, wanted: Filter) -> list[Condition]:
     conditions: list[Condition] = []
     for name in ("queue", "task", "key"):
@@ -180,6 +190,7 @@ def _conditions(tables: Tables, table: Table, wanted: Filter) -> list[Condition]
             conditions.append(is_in(State.RUNNING))  # only running jobs have a worker, and they have an index
     if wanted.reason is not None:
         conditions.append(table.c.reason == REASON[wanted.reason])
+    conditions += _deep_conditions(table, wanted)
     if wanted.label is not None:
         conditions.append(table.c.id.in_(_labelled(tables, *wanted.label)))
     if wanted.since is not None:
@@ -203,13 +214,19 @@ def _bounds(connection: Connection, tables: Tables, wanted: Filter, before: int 
     if wanted.until is not None:
         end = _first_id_since(connection, tables, _microseconds(wanted.until) + SLACK)
         before = end if before is None else min(before, end)
+    if wanted.is_deep:
+        low = max(low, _newest_id(connection, tables) - DEEP)
     return low, before
+
+
+def _newest_id(connection: Connection, tables: Tables) -> int:
+    newest = union_all(*[select(func.max(table.c.id).label("id")) for table in (tables.jobs, tables.history)]).subquery()
+    return connection.execute(select(func.max(newest.c.id))).scalar() or 0
 
 
 def _first_id_since(connection: Connection, tables: Tables, moment: int) -> int:
     """The id from which on jobs were created at this moment or later: a bisection, two dozen probes."""
-    newest = union_all(*[select(func.max(table.c.id).label("id")) for table in (tables.jobs, tables.history)]).subquery()
-    low, high = 0, (connection.execute(select(func.max(newest.c.id))).scalar() or 0) + 1
+    low, high = 0, _newest_id(connection, tables) + 1
     while low < high:
         middle = (low + high) // 2
         nearest = [
