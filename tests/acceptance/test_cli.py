@@ -343,7 +343,8 @@ def test_some_ids_can_be_moved_and_some_not(shell: Shell) -> None:
 
 
 @pytest.mark.rows("S1.51", "C2")
-def test_retry_says_of_each_what_became_of_it_and_ends_honestly(shop: Shell) -> None:
+def test_retry_says_of_each_what_became_of_it_and_ends_honestly(shell: Shell) -> None:
+    shop = shell
     shop.run("init")
     for _ in range(3):
         shop.run("enqueue", "bad")

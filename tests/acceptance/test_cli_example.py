@@ -7,17 +7,16 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.test_cli import Shell
-from tests.servers import Database
 
 APP = "from dray import Dray\napp = Dray()\n\n@app.task\ndef own() -> None: ...\n"
 EMPTY = "from dray import Dray\napp = Dray()\n"
 
 
 @pytest.fixture
-def shell(database: Database, tmp_path: Path) -> Shell:
+def shell(tmp_path: Path) -> Shell:
     (tmp_path / "shop.py").write_text(APP)
     (tmp_path / "empty.py").write_text(EMPTY)
-    return Shell(tmp_path, {"DRAY_DATABASE_URL": database.url})
+    return Shell(tmp_path, {"DRAY_DATABASE_URL": f"sqlite:///{tmp_path}/shop.db"})
 
 
 @pytest.mark.rows("S1.53", "S1.54", "S0.16")
