@@ -30,6 +30,7 @@ from typing import Any
 GLANCE = 1.0  # seconds between looks at the parent, at most
 POLL = 0.005  # seconds between looks at SQLite's change counter: 5 microseconds each, and as much to wake up for it
 PEEK, PEEKS, POLLS = 0.001, 20, 60  # the same while a commit seems under way; that many looks, then as above, at most so many
+MORE = 10  # looks after a commit was seen
 DEAF_AFTER = 5.0  # seconds between the last that was heard and a commit: longer takes no writer from the log to the commit
 BLIND = 1.0  # the same where the system says when the file is written to: only to find out that it does not
 GIVE_UP = 60.0  # seconds after the worker's death in which its row is tried to be written
@@ -120,7 +121,7 @@ class Commits:
             self.listen()  # once more: the commit may have come between the two looks
             if steady() - self.heard > DEAF_AFTER:
                 self.close()  # look often instead
-            self.looks = min(self.looks, PEEKS)  # another may follow that was written to the log before this could be seen
+            self.looks = POLLS - MORE  # another may follow that was written to the log before this could be seen
         self.version = version
         self.quiet_until = steady() + POLL
         return True

@@ -9,7 +9,7 @@ AHEAD = 0.1  # seconds of work that are fetched ahead
 FLUSH_AFTER = (0.005, 0.05)  # seconds an outcome waits for others before it is written: at least, at most
 FLUSH_AT = 200  # outcomes that are written at once
 STALE_AFTER = 2.0  # seconds a fetched job waits for a slot before others may have it
-FIRST_POLL, LAST_POLL = 0.02, 1.0  # seconds between looks of an idle worker: soon at first, then more seldom
+FIRST_POLL, LAST_POLL = 0.02, 1.5  # seconds between looks of an idle worker: soon at first, then more seldom
 UNWOKEN_POLL = 0.08  # the most where nobody wakes it: an urgent job starts within a tenth of a second all the same
 GROWTH = 1.5
 
