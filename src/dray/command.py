@@ -64,14 +64,15 @@ class Command:
         for option in self.options:
             if not _OPTION.fullmatch(option):
                 raise BadOption(f"{option!r} is no name of an option: write --name")
-        named = [*dict.fromkeys([*self._placeholders(), *self.options.values()])]
+        placed = {field for part in self.argv for field in _fields_in(part)}
+        named = dict.fromkeys([*(field for part in self.argv for field in _fields_in(part)), *self.options.values()])
         types = {**dict.fromkeys(named, str | int), **self.fields}
         for field in types:
             if not field.isidentifier():
                 raise BadOption(f"{field!r} is no name of a field: letters, digits and _")
         object.__setattr__(self, "fields", types)
         keyword = inspect.Parameter.KEYWORD_ONLY
-        optional = {field for field in self.options.values() if field not in self._placeholders()}
+        optional = {*self.options.values()} - placed
         parameters = [
             inspect.Parameter(field, keyword, annotation=kind, default=None if field in optional else inspect.Parameter.empty)
             for field, kind in types.items()
@@ -79,20 +80,6 @@ class Command:
         object.__setattr__(self, "__signature__", inspect.Signature(parameters))
         object.__setattr__(self, "__name__", self.name)
         object.__setattr__(self, "__qualname__", self.name)
-
-    def _placeholders(self) -> list[str]:
-        found = []
-        for part in self.argv:
-            try:
-                pieces = list(string.Formatter().parse(part))
-            except ValueError as error:
-                raise BadOption(f"{part!r} in argv: {error}; a brace that is no field is written twice") from error
-            for _, field, spec, conversion in pieces:
-                if spec or conversion:
-                    raise BadOption(f"{part!r} in argv: only {{field}} can be said")
-                if field is not None:
-                    found.append(field)
-        return found
 
     def check(self, values: Mapping[str, Any]) -> None:
         """Raise BadArguments unless a command line can be made of these values; in the producer, before anything is stored."""
@@ -109,10 +96,9 @@ class Command:
         words = [self.argv[0]]
         for part in self.argv[1:]:
             open_to_options = open_to_options and part != "--"
-            word = (
-                part.format_map({field: self._word(field, value) for field, value in values.items()}) if "{" in part else part
-            )
-            if open_to_options and part.startswith("{") and word.startswith("-") and not self._is_number(part, values):
+            fields = _fields_in(part)
+            word = part.format_map({field: self._word(field, values[field]) for field in fields}) if "{" in part else part
+            if open_to_options and part.startswith("{") and word.startswith("-") and not _is_number(values[fields[0]]):
                 raise BadArguments(self.name, f'{word!r} would be taken for an option; put "--" before {part} in argv')
             words.append(word)
         for option, field in self.options.items():
@@ -122,11 +108,6 @@ class Command:
             elif value is not None and value is not False:
                 words.append(f"{option}={self._word(field, value)}")
         return words
-
-    def _is_number(self, part: str, values: Mapping[str, Any]) -> bool:
-        """Whether a word begins with a number, and not with a text that looks like one: `-1` is an option of kill."""
-        first = next(field for _, field, _, _ in string.Formatter().parse(part) if field is not None)
-        return isinstance(values[first], int | float | decimal.Decimal) and math.isfinite(values[first])
 
     def _word(self, field: str, value: Any) -> str:
         if isinstance(value, enum.Enum):
@@ -166,3 +147,19 @@ class Command:
 
 def _named(kind: Any) -> str:
     return str(getattr(kind, "__name__", kind))
+
+
+def _fields_in(part: str) -> list[str]:
+    """The fields that a word is made of. Raises BadOption for what is no such word."""
+    try:
+        pieces = list(string.Formatter().parse(part))
+    except ValueError as error:
+        raise BadOption(f"{part!r} in argv: {error}; a brace that is no field is written twice") from error
+    if any(spec or conversion for _, _, spec, conversion in pieces):
+        raise BadOption(f"{part!r} in argv: only {{field}} can be said")
+    return [field for _, field, _, _ in pieces if field is not None]
+
+
+def _is_number(value: object) -> bool:
+    """Whether this is a number, and not a text that looks like one: `-1` is an option of kill."""
+    return isinstance(value, int | float | decimal.Decimal) and math.isfinite(value)
