@@ -64,15 +64,14 @@ class Command:
         for option in self.options:
             if not _OPTION.fullmatch(option):
                 raise BadOption(f"{option!r} is no name of an option: write --name")
-        placed = {field for part in self.argv for field in _fields_in(part)}
-        named = dict.fromkeys([*(field for part in self.argv for field in _fields_in(part)), *self.options.values()])
-        types = {**dict.fromkeys(named, str | int), **self.fields}
+        placed = [field for part in self.argv for field in _fields_in(part)]
+        types = {**dict.fromkeys([*placed, *self.options.values()], str | int), **self.fields}
         for field in types:
             if not field.isidentifier():
                 raise BadOption(f"{field!r} is no name of a field: letters, digits and _")
         object.__setattr__(self, "fields", types)
         keyword = inspect.Parameter.KEYWORD_ONLY
-        optional = {*self.options.values()} - placed
+        optional = {*self.options.values()} - {*placed}
         parameters = [
             inspect.Parameter(field, keyword, annotation=kind, default=None if field in optional else inspect.Parameter.empty)
             for field, kind in types.items()

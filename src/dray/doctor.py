@@ -105,7 +105,7 @@ def _workers(app: Dray) -> Iterator[Check]:
     workers = app.store.roster.listing()
     ttl = app.settings.ttl
     for worker in workers:
-        if worker.silent_for > ttl / 2:
+        if worker.silent_for > app.settings.silent_after:
             who = f"worker {worker.id} (pid {worker.pid} on {worker.host})"
             text = f"{who} has been silent for {show_duration(round(worker.silent_for))}"
             judge = fail if worker.silent_for > 2 * ttl else warn

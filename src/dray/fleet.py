@@ -22,10 +22,11 @@ JOBS = 1000  # running jobs that are looked at
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """A worker and what it runs, the longest running first."""
+    """A worker and what it runs, the longest running first; `silent`: it has given no sign of life for too long."""
 
     row: WorkerRow
     jobs: Sequence[JobRow]
+    silent: bool = False
 
 
 class Fleet:
@@ -40,7 +41,10 @@ class Fleet:
         running: dict[int | None, list[JobRow]] = {}
         for job in self._app.store.desk.jobs(Filter(states=frozenset({State.RUNNING})), limit=JOBS):
             running.setdefault(job.worker_id, []).append(job)
-        return [Member(row=row, jobs=sorted(running.get(row.id, ()), key=_since)) for row in rows]
+        patience = self._app.settings.silent_after
+        return [
+            Member(row=row, jobs=sorted(running.get(row.id, ()), key=_since), silent=row.silent_for > patience) for row in rows
+        ]
 
     def choose(self, *, queue: str | None = None, host: str | None = None, ids: Collection[int] = ()) -> list[WorkerRow]:
         """The workers that are alive and fit, the oldest first. Raises UnknownWorker for an id that is not among them."""

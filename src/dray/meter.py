@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, NamedTuple, TypeVar
 
+from dray import pids
 from dray.job import Usage
 
 T = TypeVar("T")
@@ -60,7 +61,7 @@ class Meter:
 
     def _look(self) -> Memory:
         if self._status is None:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform == "darwin" else 1)
+            peak = _most_kib()
             return Memory(peak, peak)
         text = os.pread(self._status, 4096, 0)
         return Memory(_kib(text, _RESIDENT), _kib(text, _PEAK))
@@ -89,11 +90,7 @@ class _Resident:
         return self._value
 
     def _look(self) -> int:
-        try:
-            with open("/proc/self/statm", "rb") as file:
-                return int(file.read().split()[1]) * resource.getpagesize()
-        except OSError:
-            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return pids.memory(os.getpid()) or _most_kib() * 1024
 
 
 resident = _Resident()
@@ -104,6 +101,11 @@ def _open(path: str, flags: int) -> int | None:
         return os.open(path, flags | os.O_CLOEXEC)
     except OSError:
         return None
+
+
+def _most_kib() -> int:
+    """The most that this process has ever had in memory: all that is known where there is no /proc."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform == "darwin" else 1)
 
 
 def _kib(text: bytes, name: bytes) -> int:

@@ -1,4 +1,4 @@
-"""Processes of this host by their numbers: whether there is one, and for how long, since numbers are used again (C18)."""
+"""Processes of this host by their numbers: whether there is one, how old, since numbers are used again (C18), and how large."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 ENDED = "ZX"  # states of a process that has ended, though nobody has taken note of it yet
 
 
@@ -16,6 +17,13 @@ class Process:
     """A process that lives; `age` in seconds, None where the system does not say."""
 
     age: float | None
+
+
+def memory(pid: int) -> int | None:
+    """How many bytes a process has in memory; None where the system does not say."""
+    with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{pid}/statm", "rb") as file:
+        return int(file.read().split()[1]) * _PAGE
+    return None
 
 
 def find(pid: int) -> Process | None:

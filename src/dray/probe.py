@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from dray import wholefile
 from dray.errors import ConfigurationError
 
 LIVE_WITHIN = 60.0  # seconds in which a loop has to come round; a silent database may hold it up for half of that
@@ -107,16 +107,7 @@ def write(path: Path, facts: Callable[[], dict[str, Any]]) -> None:
 
 
 def _replace(path: Path, told: dict[str, Any]) -> None:
-    """In one go: who reads it sees the old one or the new one."""
-    number, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with open(number, "w") as file:
-            os.fchmod(number, 0o644)
-            file.write(json.dumps({"at": time.time(), **told}) + "\n")
-        os.replace(beside, path)
-    except BaseException:
-        os.unlink(beside)
-        raise
+    wholefile.replace(path, json.dumps({"at": time.time(), **told}) + "\n")
 
 
 def read(path: Path) -> dict[str, Any]:

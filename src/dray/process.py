@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any, NoReturn
 
+NO_ROOM = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}  # why no process can be started just now; it passes
 PATIENT = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
@@ -90,6 +92,16 @@ def restart() -> NoReturn:
 def hold_signals() -> None:
     """Let signals wait that would end a process which does not expect them yet; `on_signals` takes them."""
     signal.pthread_sigmask(signal.SIG_BLOCK, PATIENT)
+
+
+def how_it_ended(code: int) -> str:
+    """An exit code for people; a negative one is a signal."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
 
 
 def bury() -> None:

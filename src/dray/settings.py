@@ -179,6 +179,11 @@ class Settings:
     def __repr__(self) -> str:
         return f"Settings({', '.join(f'{name}={shown}' for name, shown, _ in self.explain())})"
 
+    @property
+    def silent_after(self) -> float:
+        """Seconds without a sign of life after which a worker is worth a word: long before it is given up."""
+        return self.ttl / 2
+
     def source(self, name: str) -> Source:
         """Say where the value of a setting came from."""
         return self.sources.get(name, DEFAULT)

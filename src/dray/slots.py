@@ -86,7 +86,7 @@ class Slots:
     def is_apart(self, claim: Claim) -> bool:
         """Whether a job runs in another process, so that its crash takes nobody with it."""
         definition = self._runner.definition(claim.task)
-        return definition is not None and (definition.command is not None or definition.defaults.isolate is not None)
+        return definition is not None and definition.is_apart
 
     def buffered(self) -> int:
         """How many jobs wait here for a slot."""
@@ -155,9 +155,7 @@ class Slots:
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(self._fill_loop)
         else:
-            if (behind := self._after(item)) is not None:
-                self._todo.put(behind)
-            self._start_thread()
+            self._replace_thread(item)
         self._on_stuck(item)
 
     def leave_hooks_behind(self, now: float) -> None:
@@ -174,9 +172,13 @@ class Slots:
             if item.outcome is None and item.give_up():
                 assert item.fallback is not None
                 self._end(item, item.fallback)
-            if (behind := self._after(item)) is not None:
-                self._todo.put(behind)
-            self._start_thread()
+            self._replace_thread(item)
+
+    def _replace_thread(self, item: Item) -> None:
+        """Its thread stays with it: another takes its place, and goes on with what comes behind it."""
+        if (behind := self._after(item)) is not None:
+            self._todo.put(behind)
+        self._start_thread()
 
     # --- threads --------------------------------------------------------------------------------------------------------
 
@@ -199,11 +201,10 @@ class Slots:
 
     def _broke(self, item: Item, error: BaseException) -> None:
         """Something here went wrong, and not in the task: no job may stay running because of that."""
-        events.emit("slot.failed", job_id=item.claim.id, task=item.claim.task, error=f"{type(error).__name__}: {error}")
+        why = f"{type(error).__name__}: {error}"
+        events.emit("slot.failed", job_id=item.claim.id, task=item.claim.task, error=why)
         if item.outcome is None and self._is_first(item):
-            self._end(
-                item, Ran(Died(started=item.started is not None, how=f"it could not be run: {type(error).__name__}: {error}"))
-            )
+            self._end(item, Ran(Died(started=item.started is not None, how=f"it could not be run: {why}")))
 
     def _run(self, item: Item) -> None:
         prepared = self._begin(item)

@@ -68,10 +68,6 @@ class Standing:
         self.paused = False
         self._nudge()
 
-    def give_up(self) -> None:
-        """What runs is not waited for any longer."""
-        self._until = float("-inf")
-
     def _say(self, why: str) -> None:
         self.why = self.why or why
         self._nudge()

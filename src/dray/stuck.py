@@ -98,7 +98,7 @@ class Search:
         for job in runs:
             if job.silent is None:
                 yield Found("dead", job, "dray rescue")
-            elif job.silent > self.settings.ttl / 2:
+            elif job.silent > self.settings.silent_after:
                 yield Found("silent", job, "dray rescue")
             elif job.age > self.older_than:
                 yield Found("long", job, "dray show {id}, or dray cancel {id}")

@@ -227,8 +227,9 @@ class Definition:
         self.is_async = inspect.iscoroutinefunction(body)
         self.on_loop = self.is_async and defaults.isolate is None
         self.command = target if isinstance(target, Command) else None
+        self.is_apart = self.command is not None or defaults.isolate is not None  # it runs in another process
         # Run as most are: in the thread of a slot, for as long as it takes.
-        self.is_plain = self.command is None and defaults.isolate is None and not self.is_limited
+        self.is_plain = not self.is_apart and not self.is_limited
         self._wants_context = self.is_class and len(inspect.signature(body).parameters) > 1
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:

@@ -489,6 +489,6 @@ def test_help_loads_nothing_heavy(shell: Shell) -> None:
 
 
 def test_the_worker_verb_loads_neither_rich_nor_alembic(shell: Shell) -> None:
-    program = "import sys\nimport dray.cli.run\nprint(*{name.partition('.')[0] for name in sys.modules})"
+    program = "import sys\nimport dray.cli.worker\nprint(*{name.partition('.')[0] for name in sys.modules})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert not {"rich", "alembic"} & set(done.stdout.split())

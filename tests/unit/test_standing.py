@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dray.standing import Standing
 
-WORDS = ("stop", "stop_now", "retire", "reload", "replace", "pause", "resume", "give_up")
+WORDS = ("stop", "stop_now", "retire", "reload", "replace", "pause", "resume")
 
 
 class Told:
@@ -21,7 +21,7 @@ class Told:
         self.nudges += 1
 
     def say(self, word: str) -> None:
-        getattr(self.standing, word)(*(() if word in ("pause", "resume", "give_up") else (word,)))
+        getattr(self.standing, word)(*(() if word in ("pause", "resume") else (word,)))
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,6 @@ class Told:
         (["stop", "retire"], False, 30.0),
         (["stop", "stop_now"], False, 0.0),
         (["replace", "reload"], True, 30.0),
-        (["retire", "give_up"], False, 0.0),
     ],
 )
 def test_what_counts(words: list[str], again: bool, late_after: float | None) -> None:
@@ -63,7 +62,7 @@ def test_who_has_been_told_to_end_ends_and_never_begins_anew(words: list[str]) -
     told = Told()
     for word in words:
         told.say(word)
-    ends = [word for word in words if word not in ("pause", "resume", "give_up")]
+    ends = [word for word in words if word not in ("pause", "resume")]
     assert told.standing.ends is bool(ends)
     if "stop" in ends or "stop_now" in ends:
         assert not told.standing.again

@@ -57,7 +57,7 @@ class Place(NamedTuple):
 
 VERBS = {
     "init": Place("dray.cli.ops:init", "Create the tables, or bring them up to date."),
-    "worker": Place("dray.cli.run:worker", "Work jobs until told to stop."),
+    "worker": Place("dray.cli.worker:worker", "Work jobs until told to stop."),
     "tend": Place("dray.cli.tend:tend", "Keep enough workers alive."),
     "process": Place("dray.cli.process:process", "Do one round of all there is to do, for cron."),
     "run": Place("dray.cli.process:run", "Run jobs now, on this terminal."),

@@ -23,7 +23,6 @@ from dray.store.orders import Order
 from dray.store.workers import WorkerState
 
 NOT_ALL, NO_ANSWER = 1, 124
-SILENT = 10.0  # seconds without a beat that are worth a word
 
 COLUMNS = (
     *(Column("ID", right=True), Column("HOST"), Column("PID", right=True), Column("QUEUES", flexible=True)),
@@ -77,7 +76,7 @@ def _state(member: Member) -> str:
     row = member.row
     if row.state is not WorkerState.ALIVE:
         return str(row.state)
-    if row.silent_for > SILENT:
+    if member.silent:
         return f"silent {about(row.silent_for)}"
     match row.asked:
         case Order.STOP | Order.STOP_NOW:

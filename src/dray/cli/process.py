@@ -12,12 +12,10 @@ from dray.app import Dray
 from dray.calls import call_text
 from dray.cli.care import Progress
 from dray.cli.facts import as_json, job_facts, print_json
-from dray.cli.log import log_to_stderr
-from dray.cli.opening import wants_json
-from dray.cli.options import PATH, duration, given, option, setting, size, verb
-from dray.cli.run import already_running
+from dray.cli.opening import open_to_work, wants_json
+from dray.cli.options import PATH, duration, option, setting, size, verb
 from dray.cli.words import jobs_word
-from dray.discover import Found, require_app
+from dray.cli.worker import already_running
 from dray.errors import BadOption, CodecError, IllegalMove
 from dray.job import JobRow, State
 from dray.limits import Limits
@@ -55,7 +53,7 @@ def process(
     For cron, each minute, where nothing may run all the time. A round that still runs makes the next one end at once, with
     exit code 0. It may run beside workers: whoever claims a job first has it.
     """
-    found = _open(concurrency)
+    found = open_to_work(concurrency=concurrency)
     app = found.app
     lock = Single(f"process-{_number(app, queues)}", pid_dir)
     if not lock.take():
@@ -95,7 +93,7 @@ def run(ids: tuple[int, ...], force: bool, dry_run: bool) -> int:
     A job that runs elsewhere is left alone. What a job waits for, and whether its queue is paused, is passed over with --force:
     meant for finding out what is wrong with one.
     """
-    found = _open(1, quiet=True)
+    found = open_to_work(quiet=True, concurrency=1)
     app, admin = found.app, Admin(found.app)
     rows = [admin.job(job_id, lines=0).row for job_id in ids]
     for row in rows:
@@ -115,14 +113,6 @@ def run(ids: tuple[int, ...], force: bool, dry_run: bool) -> int:
     for row in rows:
         click.echo(as_json(job_facts(row)) if wants_json() else _outcome(row))
     return code or (0 if all(row.state is State.SUCCEEDED for row in rows) else FAILED)
-
-
-def _open(concurrency: int | None, *, quiet: bool = False) -> Found:
-    shared = given()
-    level = "debug" if shared.verbose else "warning" if quiet else None
-    found = require_app(shared.app, {**shared.settings, "concurrency": concurrency, "log_level": level})
-    log_to_stderr(found.app.settings.log_level)
-    return found
 
 
 def _number(app: Dray, queues: tuple[str, ...]) -> str:

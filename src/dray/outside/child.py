@@ -31,12 +31,14 @@ from queue import SimpleQueue
 from types import FrameType
 from typing import Any, TypeVar
 
+import msgspec
+
 from dray.app import Dray
 from dray.context import Context
 from dray.discover import import_app
 from dray.job import Claim
 from dray.meter import Meter
-from dray.outside.wire import Line, claim_from, ran_to, result_to
+from dray.outside.wire import Line, ran_to, result_to
 from dray.runner import Ran
 from dray.signals import TimedOut
 
@@ -111,7 +113,7 @@ class Child:
         while True:
             told = self.next()
             number = told["n"]
-            self._line.say(**self._perform(app, claim_from(told["run"]), number, told["memory"]), n=number)
+            self._line.say(**self._perform(app, msgspec.convert(told["run"], Claim), number, told["memory"]), n=number)
 
     def _listen(self) -> None:
         try:

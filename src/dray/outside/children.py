@@ -20,7 +20,8 @@ from dray import events
 from dray.context import Context
 from dray.job import Claim, Died, Snoozed, Usage
 from dray.options import Isolate
-from dray.outside.wire import Line, claim_to, ran_from
+from dray.outside.wire import Line, ran_from
+from dray.process import how_it_ended
 from dray.runner import Ran
 from dray.settings import SETTINGS, Origin, Settings
 
@@ -273,7 +274,7 @@ def run(child: Child, claim: Claim, context: Context, isolate: Isolate, failing:
     """Run a job in a child to its end."""
     child.runs += 1
     number, began = child.runs, False
-    child.line.say(run=claim_to(claim), n=number, memory=isolate.bytes)
+    child.line.say(run=claim, n=number, memory=isolate.bytes)
     while (told := child.line.hear()) is not None:
         if told.get("n") != number:
             continue  # of a run before, which had left a thread behind
@@ -302,13 +303,10 @@ def _how_it_died(child: Child) -> str:
         time.sleep(0.01)
     child.close()
     code = child.process.returncode
+    how = how_it_ended(code)
     if code >= 0:
-        return f"its own process ended with exit code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    return f"its own process died ({name}{', out of memory?' if name == 'SIGKILL' else ''})"
+        return f"its own process ended with {how}"
+    return f"its own process died ({how}{', out of memory?' if code == -signal.SIGKILL else ''})"
 
 
 def _turned(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import selectors
@@ -23,11 +22,11 @@ from dray.errors import CommandFailed
 from dray.forks import close_in_forks
 from dray.outside import warden
 from dray.outside.capture import Capture
+from dray.process import NO_ROOM, how_it_ended
 from dray.signals import CancelRequested, Snooze, TimedOut
 
 LIVE_AFTER = 1.0  # seconds until what is said is stored while the command runs; most are over by then
 LATER = 5.0  # seconds until it is tried again when there was no room for one more process
-NO_ROOM = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 LAST_WORDS = 0.5  # seconds in which what is left of the output is taken: what it has started may hold the stream open
 CHUNK = 65536
 
@@ -40,12 +39,12 @@ class ProgramGrip:
         self._group: int | None = None
         self._wanted: int | None = None  # a signal that was to be sent before it ran
         self._is_over = False
-        self.over = False  # its time
+        self.timed_out = False  # it was asked to end for that
         self.cpu, self.memory, self.pid = 0.0, 0, 0  # what it has used, once it has ended
 
     def time_out(self) -> None:
         """Ask it to end, with SIGTERM."""
-        self._send(signal.SIGTERM, lambda: setattr(self, "over", True))
+        self._send(signal.SIGTERM, lambda: setattr(self, "timed_out", True))
 
     def cancel(self) -> None:
         self._send(signal.SIGTERM)
@@ -103,10 +102,11 @@ def run(command: Command, values: Mapping[str, Any], context: Context, grip: Pro
     if code:
         if context.cancel_requested:
             raise CancelRequested
-        if grip.over:
+        if grip.timed_out:
             raise TimedOut
         last = capture.last_line()
-        how = f"killed by {_signal(-code)}" if code < 0 else f"exit code {code}"
+        how = how_it_ended(code)
+        how = f"killed by {how}" if code < 0 else how
         raise CommandFailed(f"{how}: {last}" if last else how, code if code > 0 else None, capture.last_lines())
 
 
@@ -259,13 +259,6 @@ class _Program:
                 self._grip.end(lambda: None)  # nobody watches over it any more
             selector.unregister(life)
             self._alone = True
-
-
-def _signal(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def _is_of(entry: str, group: int) -> bool:

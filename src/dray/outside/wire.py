@@ -17,7 +17,7 @@ import msgspec
 
 from dray.context import Context
 from dray.forks import close_in_forks
-from dray.job import Cancelled, Claim, Done, Failed, HandedBack, Parked, Skipped, Snoozed, Usage
+from dray.job import Cancelled, Done, Failed, HandedBack, Parked, Skipped, Snoozed, Usage
 from dray.report import Report
 from dray.runner import Ran
 
@@ -73,15 +73,6 @@ class Line:
 
     def close(self) -> None:
         self._end.close()
-
-
-def claim_to(claim: Claim) -> dict[str, Any]:
-    """A claim as JSON can carry it."""
-    return {name: getattr(claim, name) for name in claim.__struct_fields__}
-
-
-def claim_from(told: Mapping[str, Any]) -> Claim:
-    return Claim(**told)
 
 
 def ran_to(ran: Ran) -> dict[str, Any]:

@@ -95,10 +95,6 @@ class OrderBoard(Protocol):
         """Tell these workers what to do; gives those that are alive to hear it. One that is started later never hears it."""
         ...
 
-    def heard(self, worker_id: int) -> Any:
-        """What this worker is told, and whether somebody wants to see where its jobs are."""
-        ...
-
     def ask_stack(self, worker_id: int) -> int | None:
         """Ask a worker where its jobs are; gives the instant from which on its answer counts. None: it is not alive."""
         ...

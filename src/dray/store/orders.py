@@ -42,14 +42,6 @@ def give(connection: Connection, tables: Tables, ids: Sequence[int], order: Orde
     return told
 
 
-def heard(connection: Connection, tables: Tables, worker_id: int) -> Orders:
-    """What this worker is told."""
-    workers = tables.workers
-    columns = select(workers.c.asked, workers.c.stack_asked, workers.c.stack_at).where(workers.c.id == worker_id)
-    row = connection.execute(columns).first()
-    return Orders() if row is None else orders_of(*row)
-
-
 def orders_of(asked: int | None, stack_asked: int | None, stack_at: int | None) -> Orders:
     """What the columns of a worker's row say."""
     wanted = stack_asked is not None and (stack_at is None or stack_at < stack_asked)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from dray.store import controls, orders, workers
 from dray.store.connect import Database
-from dray.store.orders import Order, Orders
+from dray.store.orders import Order
 from dray.store.tables import Tables
 from dray.store.wakeup import channel
 from dray.store.workers import Beat, WorkerRow
@@ -57,10 +57,6 @@ class Roster:
     def give(self, ids: Sequence[int], order: Order) -> list[int]:
         """Tell workers what to do; gives those of them that are alive to hear it."""
         return self._database.transact(lambda connection: orders.give(connection, self._tables, ids, order))
-
-    def heard(self, worker_id: int) -> Orders:
-        """What this worker is told."""
-        return self._database.once(lambda connection: orders.heard(connection, self._tables, worker_id))
 
     def ask_stack(self, worker_id: int) -> int | None:
         """Ask a worker where its jobs are; gives the instant from which on its answer counts. None: it is not alive."""

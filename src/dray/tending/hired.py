@@ -16,6 +16,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dray import pids
 from dray.tending.planning import Member, Stage
 from dray.tending.relay import Outlet, Relay
 
@@ -24,8 +25,6 @@ MUTE_AFTER = 10.0  # seconds after which a command that says nothing of itself c
 LINGERS = 10.0  # seconds a process may live on after its last word
 LONGEST = 65_536  # bytes of a line
 SHOWN = 5  # jobs that a worker names
-
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def spawn(
@@ -125,8 +124,7 @@ class Hired:
 
     def measure(self) -> None:
         """Look how much memory it has; where the system does not say, it has none."""
-        with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{self.pid}/statm", "rb") as file:
-            self.memory = int(file.read().split()[1]) * _PAGE
+        self.memory = pids.memory(self.pid) or self.memory
 
     # --- what it says ---------------------------------------------------------------------------------------------------
 

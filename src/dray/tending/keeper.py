@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import signal
 from collections.abc import Callable
 from dataclasses import asdict
@@ -10,14 +9,13 @@ from dataclasses import asdict
 from dray import events
 from dray.durations import show_duration, show_size
 from dray.errors import BadOption
+from dray.process import NO_ROOM, how_it_ended
 from dray.tending.backoff import Backoff
 from dray.tending.hired import Hired
 from dray.tending.planning import Census, Member, Pool, Retire, Stage, Start, census, plan, surplus
 
 MEASURE_EVERY = 5.0  # seconds between looks at the memory of workers
 MUTE = "the worker command says nothing of itself; its workers count as up, and never as busy"
-
-NO_ROOM = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}  # which passes
 
 
 class Keeper:
@@ -185,13 +183,3 @@ def state_of(worker: Hired, now: float) -> str:
     if member.stage is not Stage.UP:
         return member.stage.value
     return "busy" if member.is_busy else "idle" if member.is_idle else "working"
-
-
-def how_it_ended(code: int) -> str:
-    """An exit code for people; a negative one is a signal."""
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return signal.Signals(-code).name
-    except ValueError:
-        return f"signal {-code}"

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dray import events
+from dray import events, wholefile
 
 EVERY = 10.0  # seconds between two writes, at most
 SOON = 1.0  # seconds between two writes that tell only what workers do
@@ -20,7 +20,6 @@ class StatusFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._beside = path.with_name(f".{path.name}.{os.getpid()}")
         self._written = float("-inf")
         self._news = False  # that is not written yet
         self._failed = False
@@ -36,8 +35,7 @@ class StatusFile:
         self._written, self._news = now, False
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
         try:
-            self._beside.write_text(json.dumps({"v": 1, "pid": os.getpid(), "at": at, **facts}) + "\n")
-            os.replace(self._beside, self._path)
+            wholefile.replace(self._path, json.dumps({"v": 1, "pid": os.getpid(), "at": at, **facts}) + "\n")
         except OSError as error:
             if not self._failed:
                 events.logger.error("the status file cannot be written: %s", error)

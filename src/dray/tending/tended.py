@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from io import TextIOWrapper
 from typing import Any
 
+from dray.forks import close_in_forks
 from dray.tending.hired import SHOWN, VARIABLE
 from dray.worker import Worker
 
@@ -34,8 +35,7 @@ def tender_line() -> socket.socket | None:
     except OSError:  # a variable that was left over
         return None
     line.set_inheritable(False)
-    os.register_at_fork(after_in_child=line.close)
-    return line
+    return close_in_forks(line)
 
 
 @contextmanager

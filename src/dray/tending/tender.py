@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dray import events
-from dray.process import STOPPING, read_signals, signals_in_a_pipe
+from dray.process import STOPPING, how_it_ended, read_signals, signals_in_a_pipe
 from dray.tending.hired import Hired
-from dray.tending.keeper import Keeper, busy_with, how_it_ended
+from dray.tending.keeper import Keeper, busy_with
 from dray.tending.planning import Pool
 from dray.tending.relay import Outlet, Relay
 from dray.tending.rescuer import Rescuer
@@ -273,7 +273,7 @@ def _collect_one(pid: int) -> int:
 
 
 def _has_terminal() -> bool:
-    """Whether there is a terminal to us, which may be closed worker day: that is a HUP which means something else."""
+    """Whether there is a terminal to us, which may be closed one day: that is a HUP which means something else."""
     try:
         os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
     except OSError:

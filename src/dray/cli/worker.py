@@ -8,10 +8,8 @@ from pathlib import Path
 import click
 
 from dray import probe
-from dray.app import Dray
-from dray.cli.log import log_to_stderr
-from dray.cli.options import PATH, duration, given, option, setting, size, verb
-from dray.discover import require_app
+from dray.cli.opening import open_to_work
+from dray.cli.options import PATH, duration, option, setting, size, verb
 from dray.errors import BadOption
 from dray.limits import Limits
 from dray.options import parse_priorities
@@ -102,11 +100,8 @@ def worker(
     lock = None if single is None else Single(f"worker-{single}", pid_dir)
     if lock is not None and not lock.take():
         return already_running(lock, strict=single_strict)
-    shared = given()
-    level = "debug" if shared.verbose else None
-    found = require_app(shared.app, {**shared.settings, "concurrency": concurrency, "grace": grace, "log_level": level})
-    app: Dray = found.app
-    log_to_stderr(app.settings.log_level)
+    found = open_to_work(concurrency=concurrency, grace=grace)
+    app = found.app
     if not len(app.registry):
         click.echo(
             f"dray: warning: {found.name} has no tasks, so every job will be parked; is their module imported?", err=True
