@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ import pytest
 
 from dray.codec import Codec
 from dray.context import Context
+from dray.forks import close_in_forks
 from dray.job import Cancelled, Claim, Died, Done, Failed, Snoozed
 from dray.options import Isolate
 from dray.outside.children import Child, ChildGrip, Children, Plan, run
@@ -50,6 +52,13 @@ def forks(name):
         time.sleep(600)
         os._exit(0)
     time.sleep(600)
+
+kept = []
+
+@app.task
+def grows(size):
+    kept.append(b"x" * size)
+    return os.getpid()
 
 @app.task
 def says_much():
@@ -227,6 +236,15 @@ def test_one_that_has_died_while_it_waited_is_used_by_nobody(children: Children)
     children.give_back(other, ISOLATE)
 
 
+def test_one_that_has_grown_is_replaced(children: Children) -> None:
+    pids = []
+    for size in (1, 1, 200_000_000, 1):
+        child = taken(children)
+        pids.append(Run(child, "grows", size).end().result)
+        children.give_back(child, ISOLATE)
+    assert pids[0] == pids[1] == pids[2] != pids[3]
+
+
 def test_a_job_that_finds_no_process_comes_again_later_and_is_not_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -275,3 +293,23 @@ def test_a_child_whose_worker_is_gone_ends(tmp_path: Path) -> None:
     finally:
         os.killpg(parent.pid, signal.SIGKILL)
         parent.stdout.close()
+
+
+def test_a_fork_keeps_no_end_that_tells_of_our_death() -> None:
+    ours, theirs = socket.socketpair()
+    close_in_forks(ours)
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.read(reading, 1)
+        os._exit(0)
+    try:
+        ours.close()
+        theirs.settimeout(10)
+        assert theirs.recv(1) == b""
+    finally:
+        os.write(writing, b"x")
+        os.waitpid(pid, 0)
+        for number in (reading, writing):
+            os.close(number)
+        theirs.close()

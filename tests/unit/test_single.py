@@ -1,0 +1,66 @@
+"""The lock of a name: where its file is, and what is not followed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from dray import wholefile
+from dray.errors import ConfigurationError
+from dray.single import Single
+
+rows = pytest.mark.rows
+
+
+@rows("S0.44", "S0.45", "C21")
+def test_one_has_it_until_it_lets_go(tmp_path: Path) -> None:
+    one, other = Single("mail/eu", tmp_path), Single("mail/eu", tmp_path)
+    assert one.take()
+    assert not other.take()
+    assert other.holder() == str(os.getpid())
+    one.release()
+    assert other.take()
+    other.release()
+    assert one.path == tmp_path / "mail%2feu.pid"
+
+
+def test_a_file_that_was_deleted_locks_nobody_out(tmp_path: Path) -> None:
+    one = Single("x", tmp_path)
+    assert one.take()
+    one.path.unlink()
+    other = Single("x", tmp_path)
+    assert other.take()  # what nobody can prevent; but then it is a lock again
+    assert not Single("x", tmp_path).take()
+    for each in (one, other):
+        each.release()
+
+
+def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / "x.pid").symlink_to(victim)
+    with pytest.raises(ConfigurationError, match="--pid-dir"):
+        Single("x", tmp_path).take()
+    assert victim.read_text() == "precious"
+
+
+def test_a_folder_that_others_may_write_to_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "session"))  # of no account: cron has none
+    folder = tmp_path / ".local/state/dray"
+    assert Single("x").path == folder / "x.pid"
+    folder.chmod(0o777)
+    with pytest.raises(ConfigurationError, match="others may write"):
+        Single("x")
+
+
+def test_a_whole_file_goes_through_no_link_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / f".status.{os.getpid()}").symlink_to(victim)
+    for text in ("one", "two"):
+        wholefile.replace(tmp_path / "status", text)
+    assert (victim.read_text(), (tmp_path / "status").read_text()) == ("precious", "two")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["status", "victim"]
