@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -26,7 +27,7 @@ from dray.meter import resident
 from dray.obedience import Obedience
 from dray.options import show_priorities
 from dray.outage import Outage
-from dray.outside.children import plan_of
+from dray.outside.children import Plan, plan_of
 from dray.pace import Pace
 from dray.probe import Vital
 from dray.process import Inbox, leave, on_signals
@@ -38,6 +39,8 @@ from dray.stock import Stock
 from dray.store.orders import Order
 from dray.tally import Tally
 from dray.upkeep import Attendance, Telling, Upkeep
+
+S = TypeVar("S", bound=Slots)
 
 EXIT_LOST = 75  # the lease was lost while jobs ran; a supervisor starts a new worker
 CONNECTIONS = 2  # one for this loop, one for everything else; the heartbeat process has the third
@@ -94,7 +97,9 @@ class Worker:
         pickup = self.store.pickup(queues, priorities, tasks, choice)
         self._intake = PollIntake(self.store, pickup, self._pace, app.run_ahead, every=cycle)
         self.tally = Tally()
-        self._lease = WorkerLease(
+        self._attendance = Attendance(self)
+        self._upkeep: Upkeep | None = None
+        lease = WorkerLease(
             self.store.roster,
             ttl=settings.ttl,
             beat=settings.beat,
@@ -103,38 +108,44 @@ class Worker:
             on_lost=self._lose,
             on_cut_off=self._cut_off,
         )
-        self.slots = Slots(
-            app.runner,
+        self._assemble(lease, self._make_slots(Slots, plan_of(settings, where or where_is(app))), upkeep=upkeep, ids=ids)
+        self._chores: list[Attendance | Telling | Upkeep] = [self._attendance]
+        if upkeep:
+            telling = Telling(app)
+            self._upkeep = Upkeep(app, tell=self._wake, may_judge=self._lease.may_start, tell_people=telling.wake)
+            self._chores += [self._upkeep, telling]
+        self._began = 0.0
+        self._begin_anew = begin_anew
+        self._has_paused = self._lost = False
+        self._outage = Outage()
+
+    def _make_slots(self, kind: type[S], plan: Plan | None = None) -> S:
+        return kind(
+            self.app.runner,
             self.concurrency,
             may_start=self._may_start,
             mark=self._mark,
             record=self._record,
             on_done=self._inbox.nudge,
             on_stuck=self._replace,
-            plan=plan_of(app.settings, where or where_is(app)),
+            plan=plan,
         )
-        self._attendance = Attendance(self)
-        self._stock = Stock(self._intake, self.slots, self._attendance.write, self._attendance.forget)
+
+    def _assemble(self, lease: WorkerLease, slots: Slots, *, upkeep: bool, ids: Sequence[int] | None = None) -> None:
+        """Put together what stands on the lease and the slots."""
+        self._lease, self.slots = lease, slots
+        self._stock = Stock(self._intake, slots, self._attendance.write, self._attendance.forget)
         self.items = self._stock.items
-        self._finisher = Finisher(self.store, app.runner, on_settled=self._stock.settled, tally=self.tally)
+        self._finisher = Finisher(self.store, self.app.runner, on_settled=self._stock.settled, tally=self.tally)
         self._exchange = Exchange(
-            *(self._intake, self._pace, self._stock, self.slots, self._finisher, self._lease),
+            *(self._intake, self._pace, self._stock, slots, self._finisher, lease),
             limits=self.limits,
             standing=self.standing,
             flush=self._attendance.flush,
             promote=self._may_come if upkeep else None,
             ids=ids,
         )
-        self._telling = [Telling(app)] if upkeep else []
-        self._upkeep = (
-            Upkeep(app, tell=self._wake, may_judge=self._lease.may_start, tell_people=self._telling[0].wake) if upkeep else None
-        )
-        self.vital = Vital(self._lease.age, lambda: self._exchange.wants() > 0 and self._may_start(), settings.ttl)
-        self._began = 0.0
-        self._begin_anew = begin_anew
-        self._has_paused = False
-        self._lost = False
-        self._outage = Outage()
+        self.vital = Vital(lease.age, self._would_take, self.app.settings.ttl)
 
     # --- what others may call -------------------------------------------------------------------------------------------
 
@@ -191,8 +202,7 @@ class Worker:
         self._began = time.monotonic()
         self._register()
         unlisten = self.store.bell.listen(self._wake)
-        chores = [self._attendance, *([self._upkeep] if self._upkeep is not None else []), *self._telling]
-        for chore in chores:
+        for chore in self._chores:
             chore.start()
         queues = ",".join(self.queues) or "all"
         events.emit("worker.started", worker_id=self.worker_id, pid=os.getpid(), queues=queues, slots=self.concurrency)
@@ -202,16 +212,14 @@ class Worker:
             return self._end()
         finally:
             unlisten()
-            for chore in chores:
+            for chore in self._chores:
                 chore.stop()
             self.slots.stop()
 
     def _register(self) -> None:
         shown = None if self._priorities is None else show_priorities(self._priorities)
-        queues = ",".join(self.queues) or "*"
-        self.worker_id = self._lease.take(
-            queues=queues, concurrency=self.concurrency, priorities=shown, tasks=self._tasks.show()
-        )
+        queues, tasks = ",".join(self.queues) or "*", self._tasks.show()
+        self.worker_id = self._lease.take(queues=queues, concurrency=self.concurrency, priorities=shown, tasks=tasks)
         self.vital.worker_id = self.worker_id
         self._obedience = Obedience(self.store.desk, self.worker_id, self._intake.pickup)
         self._obedience.listen(())  # before anything is claimed
@@ -244,7 +252,7 @@ class Worker:
         pauses = [GLANCE] if self.items else []
         if self.slots.done:
             pauses.append(self.slots.done[0].ended + self._pace.flush_after - now)
-        if self._exchange.wants() > 0 and self._may_start():
+        if self._would_take():
             pauses.append(self._intake.wait(now))
         else:  # what may not be started is not looked for, however many hints there are
             pauses.append(GLANCE)
@@ -344,7 +352,11 @@ class Worker:
                 break
             self._inbox.wait(GLANCE)
         abandoned = bool(self.slots.running)
-        self._say_goodbye()
+        self._attendance.close()
+        # If the database is away, the silence of our heart says the same.
+        with contextlib.suppress(StoreError):
+            self._lease.give_up()
+        events.emit("worker.stopped", worker_id=self.worker_id, why=self.standing.why)
         if abandoned:
             # Threads that still run user code would keep the process alive; their jobs are no longer ours.
             self.slots.stop()
@@ -368,17 +380,13 @@ class Worker:
             self._is_away(error)
         return not is_late
 
-    def _say_goodbye(self) -> None:
-        self._attendance.close()
-        # If the database is away, the silence of our heart says the same.
-        with contextlib.suppress(StoreError):
-            self._lease.give_up()
-        events.emit("worker.stopped", worker_id=self.worker_id, why=self.standing.why)
-
     def _wake(self) -> None:
         """Something may be ready."""
         if self._intake.hint():
             self._inbox.nudge()
+
+    def _would_take(self) -> bool:
+        return self._exchange.wants() > 0 and self._may_start()
 
     def _may_start(self) -> bool:
         return not self._lost and self._exchange.may_start()

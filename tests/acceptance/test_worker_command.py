@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from dray.job import State
+from dray.single import Single
 from tests.acceptance.site import Site, end, site_at
 from tests.servers import free_port, wait_until
 
@@ -205,8 +206,10 @@ def test_hup_begins_anew_with_new_code_under_the_same_pid_and_lock(site: Site) -
     site.says(process, "worker.stopping")
     assert "already running" in site.dray("worker", "--single", "x")
     site.let_go("gate")
+    lock = Single("worker-x", site.folder / ".local/state/dray")
+    while site.log(process).count("worker.started") < 2:
+        assert not lock.take(), "the lock was free for a moment"
     assert site.ended(held).state is State.SUCCEEDED  # it was not cut
-    site.says(process, "worker.started", times=2)
     assert site.ended(site.enqueue("version")).result == '"two"'
     assert f"already running (pid {process.pid}" in site.dray("worker", "--single", "x")
     assert end(process) == 0

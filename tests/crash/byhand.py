@@ -11,7 +11,6 @@ from dray.item import Item
 from dray.lease import WorkerLease
 from dray.limits import Limits
 from dray.slots import Slots
-from dray.stock import Stock
 from dray.store.lanes import Lanes
 from dray.store.roster import Roster
 from dray.worker import Worker
@@ -49,6 +48,9 @@ class HandLease:
     def must_end(self) -> bool:
         return False
 
+    def age(self) -> float:
+        return 0.0
+
     def abandon(self) -> None:
         self.worker_id = 0
 
@@ -66,17 +68,8 @@ class HandWorker(Worker):
 
     def __init__(self, app: Dray, *, concurrency: int = 4, ahead: int = 0, **limits: Any) -> None:
         super().__init__(app, concurrency=concurrency, limits=Limits(burst=True, **limits), upkeep=False)
-        self._lease = cast(WorkerLease, HandLease(self.store.roster))
-        self.slots = HandSlots(
-            app.runner,
-            self.concurrency,
-            may_start=self._may_start,
-            mark=self._mark,
-            record=self._record,
-            on_done=self._inbox.nudge,
-        )
-        self._stock = Stock(self._intake, self.slots, self._attendance.write)
-        self.items = self._stock.items
+        lease = cast(WorkerLease, HandLease(self.store.roster))
+        self._assemble(lease, self._make_slots(HandSlots), upkeep=False)
         lanes = self._intake.pickup
         assert isinstance(lanes, Lanes)
         lanes.clock = lambda: 0.0  # or the lanes would be looked up again whenever a moment has passed
@@ -96,7 +89,7 @@ class HandWorker(Worker):
 
     @property
     def over(self) -> bool:
-        return self._stopping is not None
+        return self.standing.ends
 
     def work(self, seconds: float = 60.0) -> None:
         """Begin, work until nothing is ready, and end; what does not end in that time is given up."""
