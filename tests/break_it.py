@@ -339,6 +339,22 @@ FAULTS = [
         "last_of_the_children",
     ),
     Fault(
+        "children of an earlier life count",
+        "control",
+        "        leave_behind(connection, tables, needy)\n",
+        "",
+        EDGES,
+        "earlier_life_do_not_count",
+    ),
+    Fault(
+        "children that run again are left behind",
+        "edges",
+        "edges.c.policy == SPAWNED, jobs.c.id.is_(None)",
+        "edges.c.policy == SPAWNED",
+        EDGES,
+        "run_again_with_its_parent",
+    ),
+    Fault(
         "a running one keeps others away",
         "unique",
         "return row.state in (READY, SCHEDULED, RETRYING)",

@@ -475,6 +475,45 @@ def test_children_of_an_earlier_life_that_were_pruned_do_not_count(yard: Yard) -
     assert yard.state(spawner) == "succeeded"
 
 
+@pytest.mark.rows("S3.59", "C66")
+@pytest.mark.parametrize("pruned", [False, True])
+def test_children_that_failed_in_an_earlier_life_do_not_count_in_the_next(yard: Yard, pruned: bool) -> None:
+    """What failed is spawned again: that the first has failed is no reason to fail, nor one to do it a second time."""
+    spawner = yard.add()
+    (claim,) = yard.take()
+    failed, cancelled = spawn(yard, claim), spawn(yard, claim)
+    yard.end(claim, flags=Flag.SPAWNED)
+    yard.store.desk.cancel([cancelled])
+    yard.end(yard.take()[0], BAD)
+    assert yard.state(spawner) == "failed"
+    if pruned:
+        assert yard.store.desk.prune_batch(State.CANCELLED, -1.0) == 1
+    yard.store.desk.retry([spawner])
+    (claim,) = yard.take()
+    assert claim.id == spawner
+    again = spawn(yard, claim)
+    yard.end(claim, flags=Flag.SPAWNED)
+    yard.end(yard.take()[0])
+    assert yard.state(spawner) == "succeeded"
+    assert yard.store.desk.children(spawner) == [failed, cancelled, again]
+
+
+@pytest.mark.rows("S3.59", "C66")
+@pytest.mark.parametrize("outcome", [Done(), BAD])
+def test_a_child_that_is_run_again_with_its_parent_counts_again(yard: Yard, outcome: Done | Failed) -> None:
+    spawner = yard.add()
+    (claim,) = yard.take()
+    child = spawn(yard, claim)
+    yard.end(claim, flags=Flag.SPAWNED)
+    yard.end(yard.take()[0], BAD)
+    yard.store.desk.retry([spawner, child])
+    claims = {one.id: one for one in yard.take()}
+    yard.end(claims[spawner], flags=Flag.SPAWNED)
+    assert yard.state(spawner) == "blocked: children"
+    yard.end(claims[child], outcome)
+    assert yard.state(spawner) == ("succeeded" if outcome != BAD else "failed")
+
+
 @pytest.mark.rows("C29")
 def test_who_has_started_waits_for_his_children_and_for_no_parent(yard: Yard) -> None:
     """A parent that is run again, and fails, kept one that waited for its children from its end for ever."""

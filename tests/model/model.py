@@ -6,13 +6,13 @@ station here, and one more chapter of acts in the story. What operators do is in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dray.job import Flag, Lease, NewJob, Ready, Reason, State
 from dray.stations import GROUP, LIMIT, gate_hash
-from dray.store.edges import ALL_DONE, ALL_SUCCEEDED, OR_CANCEL, SPAWNED, WAIVED
+from dray.store.edges import ALL_DONE, ALL_SUCCEEDED, LEFT, OR_CANCEL, SPAWNED, WAIVED
 from tests.model.verdict import Run, Verdict, verdict
 
 SECOND = 1_000_000
@@ -95,11 +95,11 @@ class Edge:
     @property
     def met(self) -> bool:
         ended = self.policy in (ALL_DONE, SPAWNED) and self.outcome is not None
-        return self.policy == WAIVED or self.outcome == State.SUCCEEDED or ended
+        return self.policy in (WAIVED, LEFT) or self.outcome == State.SUCCEEDED or ended
 
     @property
     def hopeless(self) -> bool:
-        if self.policy in (WAIVED, ALL_DONE, SPAWNED):
+        if self.policy in (WAIVED, ALL_DONE, SPAWNED, LEFT):
             return False
         return self.outcome is State.CANCELLED or (self.policy == OR_CANCEL and self.outcome is State.FAILED)
 
@@ -361,10 +361,16 @@ class Model:
             job.reason, job.group_held, job.covered_by = Reason.COVERED, -1, wide.id
         return len(narrower)
 
+    def leave_children(self, parents: Collection[int]) -> None:
+        """These start over: what became of their children so far counts no more."""
+        for (id, child), edge in self.edges.items():
+            if id in parents and edge.policy == SPAWNED and (child not in self.jobs or self.jobs[child].state.ended):
+                edge.policy = LEFT
+
     def waive(self, id: int, needed: int) -> bool:
         """Somebody says that it need not wait for this one; not of its children."""
         edge = self.edges[id, needed]
-        if edge.policy != SPAWNED:
+        if edge.policy not in (SPAWNED, LEFT):
             edge.policy = WAIVED
         return edge.policy == WAIVED
 

@@ -34,6 +34,8 @@ def move(model: Model, verb: str, ids: Sequence[int], **options: Any) -> list[To
         heads = first_halting(model, [job for id, job in over.items() if id not in holders])
     for id, job in known.items():
         after[id] = VERBS[verb](model, job, **options, **({"head": id in heads} if verb == "retry" else {}))
+    if verb == "retry":
+        model.leave_children({id for id in over if id not in holders})
     return [(id, before[id], after[id], holders.get(id)) for id in ids]
 
 

@@ -32,7 +32,7 @@ from dray.store.codes import (
     SUCCEEDED,
     document,
 )
-from dray.store.edges import find_out_anew
+from dray.store.edges import find_out_anew, leave_behind
 from dray.store.ends import carry, ended
 from dray.store.gates import lock
 from dray.store.owed import Owed
@@ -218,6 +218,7 @@ def _put_back(connection: Connection, tables: Tables, over: Sequence[_Found], en
     # What was known of its parents, and children, is as old as its end: it is found out anew before it counts.
     needy = {job.id for job in over if job.flags & (Flag.PARENTS | Flag.SPAWNED)}
     if needy:
+        leave_behind(connection, tables, needy)
         find_out_anew(connection, tables, needy)
     return placed
 

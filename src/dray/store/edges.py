@@ -24,7 +24,7 @@ from dray.store.places import COLUMNS, Placed, Traveller, send_on
 from dray.store.rows import by_ids, with_rows
 from dray.store.tables import Tables
 
-ALL_SUCCEEDED, ALL_DONE, OR_CANCEL, WAIVED, SPAWNED = range(5)  # policies of an edge
+ALL_SUCCEEDED, ALL_DONE, OR_CANCEL, WAIVED, SPAWNED, LEFT = range(6)  # policies of an edge; LEFT: a child of an earlier life
 CHUNK = 1000  # parents that are named in one statement
 SLICE = 500  # edges whose jobs are let go on in one transaction, however many wait for the same
 PARENTS, CHILDREN = REASON[Reason.PARENTS], REASON[Reason.CHILDREN]
@@ -60,7 +60,8 @@ _TRUTH = (
     " LEFT JOIN {history} h ON h.id = e.needs_id LEFT JOIN {jobs} p ON p.id = e.needs_id"
 )
 _UNMET = (
-    f"(e.policy <> {WAIVED} AND (e.outcome IS NULL OR (e.policy NOT IN ({ALL_DONE}, {SPAWNED}) AND e.outcome <> {SUCCEEDED})))"
+    f"(e.policy NOT IN ({WAIVED}, {LEFT})"
+    f" AND (e.outcome IS NULL OR (e.policy NOT IN ({ALL_DONE}, {SPAWNED}) AND e.outcome <> {SUCCEEDED})))"
 )
 _DOOM = (
     f"((e.policy IN ({ALL_SUCCEEDED}, {OR_CANCEL}) AND e.outcome = {CANCELLED})"
@@ -188,7 +189,7 @@ def mark_spawners(connection: Connection, tables: Tables, leases: Iterable[Lease
 def waive(connection: Connection, tables: Tables, id: int, parent: int) -> tuple[bool, Owed]:
     """Let a job wait for this parent no longer; False: it does not wait for it."""
     edges = tables.edges
-    mine = and_(edges.c.job_id == id, edges.c.needs_id == parent, edges.c.policy != SPAWNED)
+    mine = and_(edges.c.job_id == id, edges.c.needs_id == parent, edges.c.policy.not_in((SPAWNED, LEFT)))
     waived = connection.execute(update(edges).where(mine).values(policy=WAIVED)).rowcount == 1
     return waived, Owed(waiting={id})
 
@@ -215,7 +216,7 @@ def doomed_by(connection: Connection, tables: Tables, id: int, after: int = 0, l
 def find_out_anew(connection: Connection, tables: Tables, ids: Collection[int]) -> None:
     """Forget how those ended that these jobs wait for, since they start over; what is known of those that were pruned stays."""
     edges = tables.edges
-    mine = edges.c.job_id.in_(sorted(ids)), edges.c.outcome.is_not(None)
+    mine = edges.c.job_id.in_(sorted(ids)), edges.c.policy != LEFT, edges.c.outcome.is_not(None)
     needed = set(connection.execute(select(edges.c.needs_id).where(*mine).distinct()).scalars())
     there = sorted(needed - missing_parents(connection, tables, needed))
     for start in range(0, len(there), CHUNK):
@@ -223,10 +224,27 @@ def find_out_anew(connection: Connection, tables: Tables, ids: Collection[int]) 
         connection.execute(update(edges).where(*mine, some).values(outcome=None))
 
 
+def leave_behind(connection: Connection, tables: Tables, ids: Collection[int]) -> None:
+    """These start over: what became of the children they had before, and that do not run again, counts no more.
+
+    A job that spawned a payment, which failed, spawns it again. Were the first still asked for, somebody would pay twice.
+    """
+    edges, jobs = tables.edges, tables.jobs
+    over = select(edges.c.job_id, edges.c.needs_id).join_from(edges, jobs, jobs.c.id == edges.c.needs_id, isouter=True)
+    over = over.where(edges.c.job_id.in_(sorted(ids)), edges.c.policy == SPAWNED, jobs.c.id.is_(None))
+    left: defaultdict[int, list[int]] = defaultdict(list)
+    for id, child in connection.execute(over.order_by(edges.c.job_id, edges.c.needs_id)):
+        left[id].append(child)
+    for id, some in left.items():
+        for start in range(0, len(some), CHUNK):
+            mine = and_(edges.c.job_id == id, edges.c.needs_id.in_(some[start : start + CHUNK]))
+            connection.execute(update(edges).where(mine).values(policy=LEFT))
+
+
 def children(connection: Connection, tables: Tables, id: int, limit: int = 1000) -> list[int]:
     """The jobs that this one spawned, the first ones first, also those that have ended."""
     edges = tables.edges
-    mine = select(edges.c.needs_id).where(edges.c.job_id == id, edges.c.policy == SPAWNED)
+    mine = select(edges.c.needs_id).where(edges.c.job_id == id, edges.c.policy.in_((SPAWNED, LEFT)))
     return list(connection.execute(mine.order_by(edges.c.needs_id).limit(limit)).scalars())
 
 

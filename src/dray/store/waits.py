@@ -11,7 +11,7 @@ from sqlalchemy import Connection, and_, func, or_, select
 from dray.job import State
 from dray.stations import GROUP, LIMIT, Held, gate_hash
 from dray.store.codes import READY, STATE_OF, SUCCEEDED, instant
-from dray.store.edges import ALL_DONE, SPAWNED, WAIVED
+from dray.store.edges import ALL_DONE, LEFT, SPAWNED, WAIVED
 from dray.store.gates import hashes_after
 from dray.store.tables import Tables
 
@@ -60,7 +60,7 @@ def needs(connection: Connection, tables: Tables, id: int, limit: int = SHOWN + 
         select(edges.c.needs_id, edges.c.policy, func.coalesce(jobs.c.state, history.c.state).label("state"))
         .join_from(edges, jobs, jobs.c.id == edges.c.needs_id, isouter=True)
         .join(history, history.c.id == edges.c.needs_id, isouter=True)
-        .where(edges.c.job_id == id, edges.c.policy != WAIVED, unmet)
+        .where(edges.c.job_id == id, edges.c.policy.not_in((WAIVED, LEFT)), unmet)
         .order_by(edges.c.needs_id)
         .limit(limit)
     )
