@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from tempfile import TemporaryDirectory
 from uuid import uuid4
@@ -23,6 +24,12 @@ def chosen_databases() -> tuple[str, ...]:
 
 
 DATABASES = chosen_databases()
+
+# What is ignored here, as under `nohup` or in the background of a script, every program under test would ignore too. A handler
+# is not inherited.
+for ignored in (signal.SIGHUP, signal.SIGINT):
+    if signal.getsignal(ignored) is signal.SIG_IGN:
+        signal.signal(ignored, signal.default_int_handler if ignored is signal.SIGINT else lambda *_: None)
 
 # The settings of whoever runs the tests must not reach the programs under test.
 for name in [name for name in os.environ if name.startswith("DRAY_") and not name.startswith("DRAY_TEST_")]:
