@@ -151,7 +151,7 @@ def shop(database: Database, tmp_path: Path) -> Shell:
 # --- the main story, on every database --------------------------------------------------------------------------------------
 
 
-@pytest.mark.rows("C92")
+@pytest.mark.rows("C92", "S3.78")
 def test_a_day_of_an_operator(shop: Shell) -> None:
     assert "run 'dray init'" in shop.run("init", "--check", code=5).stderr
     shop.run("jobs", code=5)

@@ -108,7 +108,7 @@ def test_the_silent_are_watched_and_the_worker_of_another_host_is_asked_about(sh
     )
 
 
-@pytest.mark.rows("C100")
+@pytest.mark.rows("C100", "S1.52")
 def test_prune_says_what_it_keeps_and_why(shell: Shell) -> None:
     parent = shell.out("enqueue", "nap", "seconds:=0")
     child = shell.out("enqueue", "nap", "seconds:=0", "--after", parent, "--in", "1h")

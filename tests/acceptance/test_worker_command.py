@@ -58,7 +58,7 @@ def test_a_cycle_counts_though_it_finds_nothing_and_begins_so_long_after_the_las
     assert time.monotonic() - began >= 3 * 0.5  # from the start of the first to the start of the fourth
 
 
-@rows("S0.41")
+@rows("S0.39", "S0.41")
 def test_between_two_looks_nothing_is_taken_whatever_is_heard(site: Site) -> None:
     site.enqueue("note", "first")
     process = site.worker("--cycle-delay", "30s")

@@ -104,7 +104,7 @@ HOOKS: dict[str, dict[str, Any]] = {
 }
 
 
-@rows("S2.42", "S2.44", "S2.45", "S2.46", "S2.47", "S2.48", "S2.13", "C22", "C26", "C30", "C32", "C34")
+@rows("S2.42", "S2.44", "S2.45", "S2.46", "S2.47", "S2.48", "S2.13", "C22", "C26", "C30", "C32", "C34", "S0.53")
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 @pytest.mark.parametrize("hooks", HOOKS)
 @pytest.mark.parametrize("name", CASES)

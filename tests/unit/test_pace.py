@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from dray.pace import FIRST_POLL, FLUSH_AFTER, FLUSH_AT, LAST_POLL, Pace
 
 
@@ -29,6 +31,7 @@ def test_slowness_is_believed_at_once() -> None:
     assert pace.target() < 10
 
 
+@pytest.mark.rows("S3.37")
 def test_an_idle_worker_looks_more_and_more_seldom_and_soon_again_once_there_was_something() -> None:
     pace = Pace(concurrency=1, most=1)
     waits = [pace.empty() for _ in range(20)]
