@@ -62,14 +62,22 @@ def mariadb_server() -> Iterator[Server]:
     yield from started(MariaDB, "mysql")
 
 
+SERVED_BY = {"postgresql": "postgres_server", "mysql": "mariadb_server"}
+
+
+@pytest.fixture
+def database(empty_database: Database) -> Database:
+    return empty_database
+
+
 @pytest.fixture(params=DATABASES)
-def database(request: pytest.FixtureRequest) -> Iterator[Database]:
+def empty_database(request: pytest.FixtureRequest) -> Iterator[Database]:
     """An empty database on each of the chosen servers in turn; it is dropped after the test."""
     if request.param == "sqlite":
         with TemporaryDirectory(prefix="dray-", dir=memory()) as folder:
             yield Database("sqlite", f"sqlite:///{folder}/dray.db", None)
         return
-    server: Server = request.getfixturevalue({"postgresql": "postgres_server", "mysql": "mariadb_server"}[request.param])
+    server: Server = request.getfixturevalue(SERVED_BY[request.param])
     name = f"dray_{uuid4().hex[:12]}"
     yield Database(request.param, server.create_database(name), server)
     server.drop_database(name)

@@ -189,6 +189,10 @@ class Server(ABC):
         return self.url_of(name)
 
     @abstractmethod
+    def end_sessions(self, name: str) -> None:
+        """End whatever is connected to a database, with what it left open."""
+
+    @abstractmethod
     def drop_database(self, name: str) -> None:
         """Remove a database if it is there, even while somebody is connected to it."""
 
@@ -284,6 +288,9 @@ class Postgres(Server):
             autocommit=True,
         )
 
+    def end_sessions(self, name: str) -> None:
+        self.execute(f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{checked(name)}'")
+
     def drop_database(self, name: str) -> None:
         self.execute(f"DROP DATABASE IF EXISTS {checked(name)} WITH (FORCE)")
 
@@ -355,14 +362,18 @@ class MariaDB(Server):
             autocommit=True,
         )
 
-    def drop_database(self, name: str) -> None:
+    def end_sessions(self, name: str) -> None:
         import pymysql
 
-        # A transaction that a test left open would hold up the DROP; its session goes first.
-        sessions = self.execute(f"SELECT id FROM information_schema.processlist WHERE db = '{checked(name)}'")
-        for (session,) in sessions:
-            with suppress(pymysql.MySQLError):  # it has just ended by itself
-                self.execute(f"KILL {session}")
+        sessions = f"SELECT id FROM information_schema.processlist WHERE db = '{checked(name)}'"
+        with closing(self.connect()) as connection, connection.cursor() as cursor:
+            cursor.execute(sessions)
+            for (session,) in cursor.fetchall():
+                with suppress(pymysql.MySQLError):  # it has just ended by itself
+                    cursor.execute(f"KILL {session}")
+
+    def drop_database(self, name: str) -> None:
+        self.end_sessions(name)  # a transaction that a test left open would hold up the DROP
         self.execute("SET lock_wait_timeout = 30", f"DROP DATABASE IF EXISTS {name}")
 
     @property

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, Engine, TextClause, event
 
+from tests.conftest import DATABASES, SERVED_BY
 from tests.contract.yard import Yard
+from tests.furnished import Furnished
 from tests.mysql_syntax import mariadb_only
 from tests.servers import Database
 
@@ -28,6 +30,26 @@ def _mysql_would_understand() -> Iterator[None]:
     yield
     event.remove(Engine, "before_cursor_execute", look)
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.fixture(scope="session")
+def furnished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Furnished]:
+    known: dict[str, Furnished] = {}
+
+    def of(name: str) -> Furnished:
+        if name not in known:
+            server = request.getfixturevalue(SERVED_BY[name]) if name in SERVED_BY else None
+            known[name] = Furnished(name, server, tmp_path_factory.mktemp("furnished"))
+        return known[name]
+
+    return of
+
+
+@pytest.fixture(params=DATABASES)
+def database(request: pytest.FixtureRequest, furnished: Callable[[str], Furnished]) -> Iterator[Database]:
+    """A database with Dray's tables and nothing in them, on each of the chosen servers in turn."""
+    with furnished(request.param).one() as database:
+        yield database
 
 
 @pytest.fixture

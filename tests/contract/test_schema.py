@@ -38,8 +38,8 @@ WAYS: dict[str, Way] = {"fresh": schema.create_fresh, "upgraded": schema.upgrade
 
 
 @pytest.fixture
-def own(database: Place) -> Iterator[Database]:
-    opened = Database(database.url)
+def own(empty_database: Place) -> Iterator[Database]:
+    opened = Database(empty_database.url)
     yield opened
     opened.close()
 
@@ -50,15 +50,15 @@ def tables(own: Database) -> Tables:
 
 
 @pytest.fixture
-def place(database: Place, own: Database) -> Iterator[Tables]:
+def place(empty_database: Place, own: Database) -> Iterator[Tables]:
     """Tables under another prefix, and in a schema of their own where there is such a thing."""
-    if database.name == "mysql":  # another database of the server
-        assert database.server is not None
+    if empty_database.name == "mysql":  # another database of the server
+        assert empty_database.server is not None
         other = f"{own.url.database}_jobs"
         yield Tables(own.dialect, "q_", other)
-        database.server.drop_database(other)
+        empty_database.server.drop_database(other)
     else:
-        yield Tables(own.dialect, "q_", "jobs" if database.name == "postgresql" else None)
+        yield Tables(own.dialect, "q_", "jobs" if empty_database.name == "postgresql" else None)
 
 
 def look(own: Database, tables: Tables) -> None:
@@ -316,7 +316,7 @@ def test_an_interrupted_one_is_finished_by_the_next(own: Database, tables: Table
     assert picture(own, tables) == picture(own, straight)
 
 
-@pytest.mark.parametrize("database", ["postgresql", "mysql"], indirect=True)
+@pytest.mark.parametrize("empty_database", ["postgresql", "mysql"], indirect=True)
 @pytest.mark.parametrize("way", WAYS)
 def test_a_broken_connection_is_reported_as_such(own: Database, tables: Tables, way: str) -> None:
     question, kill = {
@@ -338,7 +338,7 @@ def test_a_broken_connection_is_reported_as_such(own: Database, tables: Tables, 
     assert schema.upgrade(own, tables) == [schema.HEAD]
 
 
-@pytest.mark.parametrize("database", ["mysql"], indirect=True)  # the others wait as for any lock
+@pytest.mark.parametrize("empty_database", ["mysql"], indirect=True)  # the others wait as for any lock
 def test_whoever_finds_the_schema_locked_says_so(own: Database, tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(alone, "PATIENCE", 1)
     with own.engine.connect() as connection, alone.alone(connection, tables), pytest.raises(StoreError) as caught:
