@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 
 from dray import events
 from dray.item import Item
+from dray.pulse import Pulse
 
 LOOK_EVERY = 0.25  # seconds between two looks at most, since another run may have begun
 SOONEST = 0.005
@@ -18,16 +19,19 @@ class Deadlines:
 
     running     gives what runs now
     end         called for a run that goes on past its last limit
+    pulse       tells the heart by when runs have to end: it sees to that where nothing here runs any more
     """
 
-    def __init__(self, running: Callable[[], Iterable[Item]], end: Callable[[Item], None]) -> None:
-        self._running, self._end = running, end
+    def __init__(self, running: Callable[[], Iterable[Item]], end: Callable[[Item], None], pulse: Pulse) -> None:
+        self._running, self._end, self._pulse = running, end, pulse
         self._some = threading.Event()  # there is something to watch
         self._over = False
         self._thread: threading.Thread | None = None
 
-    def watch(self) -> None:
-        """A run with a limit has begun."""
+    def watch(self, item: Item) -> None:
+        """A run with a limit has begun, or has one from now on."""
+        if item.ends_at is not None:
+            self._pulse.expect(item.ends_at)
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="dray-deadlines", daemon=True)
             self._thread.start()
@@ -52,9 +56,13 @@ class Deadlines:
             item.asked_at = None
             grip.time_out()
 
+    def _ends(self) -> list[float]:
+        return [at for item in self._running() if item.outcome is None and (at := item.ends_at) is not None]
+
     def _look(self) -> float | None:
         """Look at all of them once; gives the seconds until the next look, None when there is nothing to watch."""
         now, pause = time.monotonic(), None
+        self._pulse.expect_of(self._ends)
         for item in self._running():
             if item.outcome is not None:
                 continue

@@ -60,7 +60,7 @@ class Executors:
             now = time.monotonic()
             item.asked_at = None if defaults.timeout is None else now + defaults.timeout
             item.ends_at = None if defaults.hard_timeout is None else now + defaults.hard_timeout
-            self._deadlines.watch()
+            self._deadlines.watch(item)
 
     def let_go(self, item: Item) -> None:
         """It has ended, or only a hook is left of it: what is said to it from now on is said to nobody."""
@@ -75,7 +75,7 @@ class Executors:
         if isinstance(grip, OUTSIDE):
             ends_at = time.monotonic() + CANCEL_PATIENCE
             item.ends_at = ends_at if item.ends_at is None else min(item.ends_at, ends_at)
-            self._deadlines.watch()
+            self._deadlines.watch(item)
 
     def _as_program(self, item: Item, prepared: Prepared, command: Command, failing: Failing) -> Ran:
         grip = ProgramGrip()

@@ -11,13 +11,16 @@ to say for which worker, and later "q" to quit; on its standard output it says:
     a TEXT    the database refuses connections, or to write anything: it is away for everybody
     l         the row says that this worker is dead
 
-When the worker dies, this process is the first to know, and writes it down: nobody has to wait for the lease to run out.
+When the worker dies, this process is the first to know, and writes it down: nobody has to wait for the lease to run out. And it
+ends a worker that cannot do so itself, because no line of Python runs in it any more.
 """
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import importlib
+import importlib.util
 import json
 import os
 import random
@@ -156,6 +159,9 @@ class Heart:
         self.stuck_at: object = None  # SQLite's change counter when the last beat found the file locked
         self.period = float(plan["period"])
         self.told_to_quit = False
+        self.pulse = beside("pulse")
+        self.held = steady()  # when the last beat that arrived was sent
+        self.refused = float("-inf")  # when the database last refused us
         self.orders = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115  unbuffered: what select() sees is all there is
 
     def load(self, driver: str) -> Any:
@@ -241,10 +247,12 @@ class Heart:
                 self.disconnect()
             # What fails at once was refused: the database is away for everybody. What hung may be our network alone.
             if self.is_locked_for_all() if busy else steady() - sent < self.period:
+                self.refused = steady()
                 say("a " + " ".join(str(error).split())[:300])
             self.next_beat = steady() + min(self.period, 0.5)
             return
         self.stuck_at = None
+        self.held = sent
         say(f"b {sent!r}" if changed else "l")
         self.next_beat = sent + self.period
         with contextlib.suppress(Exception):  # a broken connection is noticed when it is used next
@@ -298,7 +306,7 @@ class Heart:
         if self.told_to_quit or not order:
             return False
         self.plan.update(json.loads(order))
-        self.next_beat = 0.0
+        self.held, self.next_beat = steady(), 0.0
         return True
 
     @property
@@ -336,7 +344,8 @@ class Heart:
                 break
             if steady() - glance > GLANCE:
                 glance = steady()
-                if self.parent_is_gone():
+                # What it said last comes first: it may have run a job and died while we were slow.
+                if self.parent_is_gone() and not select.select([self.orders], [], [], 0)[0]:
                     break
         if self.told_to_quit or not self.has_worker:
             return
@@ -346,6 +355,11 @@ class Heart:
             time.sleep(0.005)
         if self.parent_is_gone():
             self.write_death()
+
+    def has_lost(self) -> bool:
+        """Whether others may be about to take over what the worker runs."""
+        now, ttl = steady(), self.plan["ttl"]
+        return self.has_worker and bool(self.pulse.must_end(now - self.held, now - self.refused, ttl))
 
     def write_death(self) -> None:
         deadline = steady() + GIVE_UP
@@ -359,6 +373,16 @@ class Heart:
                 return
 
 
+def beside(name: str) -> Any:
+    """A module in the folder of this file, which is no place to import from: its other names would hide those of others."""
+    spec = importlib.util.spec_from_file_location(name, os.path.join(os.path.dirname(os.path.abspath(__file__)), f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def main() -> None:
     """Read the plan from standard input and live by it."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
@@ -366,6 +390,8 @@ def main() -> None:
     with open(0, "rb", buffering=0, closefd=False) as orders:
         plan = json.loads(orders.readline())
     heart = Heart(plan, int(plan["parent"]))
+    watch = heart.pulse.Watch(int(plan["page"]), heart.parent, frozen=heart.parent_is_stopped, gone=heart.parent_is_gone)
+    _thread.start_new_thread(watch.keep, (heart.has_lost,))
     heart.get_ready()
     heart.live()
 

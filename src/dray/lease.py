@@ -15,12 +15,12 @@ from pathlib import Path
 
 from dray import events, heartbeat
 from dray.errors import StoreError
+from dray.pulse import Pulse, must_end
 from dray.store.roster import Roster
 
 START_UNTIL = 0.6  # of the TTL: beyond it no job is started
-LIVE_UNTIL = 0.9  # of the TTL: beyond it others may soon take over, and what runs must have ended
 GUARDS_PER_TTL = 40  # looks at the lease's age in one TTL
-REFUSED_FOR = 2.0  # seconds a refusal proves that the database is away for everybody
+TICK = 1.0  # seconds between two signs of life on the page that the heart looks at, at most
 ORDERS = frozenset({"beat", "death"})  # what a heart has to say depends on the worker's id; all else it needs before
 HEART_PATIENCE = 30.0  # seconds one waits for the heartbeat process to start, at most
 
@@ -30,6 +30,7 @@ class WorkerLease:
 
     ttl     seconds after which others give up on a worker whose row stands still
     beat    seconds between two moves of the row
+    pulse   by which the heart sees that Python still runs here
     on_wake     called, from a thread, when something may be ready
     on_lost     called, from a thread, when the row says that this worker is dead
     on_cut_off  called, from a thread, again and again, while `must_end`
@@ -42,11 +43,12 @@ class WorkerLease:
         ttl: float,
         beat: float,
         listen: bool,
+        pulse: Pulse,
         on_wake: Callable[[], None],
         on_lost: Callable[[], None],
         on_cut_off: Callable[[], None] = lambda: None,
     ) -> None:
-        self._roster, self._ttl, self._beat, self._listen = roster, ttl, beat, listen
+        self._roster, self._ttl, self._beat, self._listen, self._pulse = roster, ttl, beat, listen, pulse
         self._on_wake, self._on_lost, self._on_cut_off = on_wake, on_lost, on_cut_off
         self._held = heartbeat.steady()  # when the last beat that arrived was sent
         self._refused = float("-inf")
@@ -92,14 +94,8 @@ class WorkerLease:
         return self.age() < self._ttl * START_UNTIL
 
     def must_end(self) -> bool:
-        """Whether what runs has to end at once, because others may be about to take over.
-
-        A database that refuses connections is away for everybody: nobody can take over, and whoever comes back first has to
-        watch for a full TTL. So an outage kills nobody; silence, which may be our network alone, does.
-        """
-        if self.age() < self._ttl * LIVE_UNTIL:
-            return False
-        return heartbeat.steady() - self._refused > max(REFUSED_FOR, self._ttl / 10)
+        """Whether what runs has to end at once, because others may be about to take over."""
+        return must_end(self.age(), heartbeat.steady() - self._refused, self._ttl)
 
     def give_up(self) -> None:
         """Stop the heart and say goodbye. What is still held is free from then on."""
@@ -122,7 +118,8 @@ class WorkerLease:
 
     def _watch(self) -> None:
         """In a thread, because the worker's own may hang in the database, as they do when the network falls silent."""
-        while not self._over.wait(self._ttl / GUARDS_PER_TTL):
+        while not self._over.wait(min(TICK, self._ttl / GUARDS_PER_TTL)):
+            self._pulse.tick()
             if self.must_end():
                 self._on_cut_off()
 
@@ -133,12 +130,15 @@ class WorkerLease:
             "parent": os.getpid(),
             "period": self._beat,
             "listen": self._listen,
+            "ttl": self._ttl,
+            "page": self._pulse.page,
         }
         # -P: the folder of that file must not become a place to import from, its names would hide others.
         self._child = subprocess.Popen(
             [sys.executable, "-P", str(Path(heartbeat.__file__))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            pass_fds=(self._pulse.page,),
             start_new_session=True,  # a signal to the worker's group leaves a witness
         )
         self._say(plan)

@@ -20,6 +20,7 @@ from dray.item import Item, ended, has_expired, has_succeeded, line_of, needs_ma
 from dray.job import Cancelled, Claim, Died, Failed, HandedBack, Outcome
 from dray.meter import Meter, Stopwatch
 from dray.outside.children import Plan
+from dray.pulse import Pulse
 from dray.runner import Prepared, Ran, Runner
 from dray.stacks import thread_stack
 
@@ -47,12 +48,11 @@ class Slots:
         on_stuck: Callable[[Item], None],
         plan: Plan | None = None,
     ) -> None:
-        self._runner, self.concurrency = runner, concurrency
-        self._deadlines = Deadlines(lambda: list(self.running), self._end_late)
+        self._runner, self.concurrency, self._on_stuck = runner, concurrency, on_stuck
+        self.pulse, self._meter = Pulse(), Meter()
+        self._deadlines = Deadlines(lambda: list(self.running), self._end_late, self.pulse)
         self.executors = Executors(runner, plan, concurrency, self._deadlines)
-        self._on_stuck = on_stuck
         self._may_start, self._mark, self._record, self._on_done = may_start, mark, record, on_done
-        self._meter = Meter()
         self._leaving = threading.Lock()  # of hooks: either by their thread, or behind its back
         self._todo: SimpleQueue[Item | None] = SimpleQueue()
         self._waiting: deque[Item] = deque()  # async ones that have no place on the loop yet

@@ -96,26 +96,26 @@ class Worker:
         self._pace = Pace(concurrency=self.concurrency, most=settings.prefetch, woken_up=woken_up)
         pickup = self.store.pickup(queues, priorities, tasks, choice)
         self._intake = PollIntake(self.store, pickup, self._pace, app.run_ahead, every=cycle)
-        self.tally = Tally()
-        self._attendance = Attendance(self)
+        self.tally, self._attendance = Tally(), Attendance(self)
         self._upkeep: Upkeep | None = None
+        slots = self._make_slots(Slots, plan_of(settings, where or where_is(app)))
         lease = WorkerLease(
             self.store.roster,
             ttl=settings.ttl,
             beat=settings.beat,
             listen=settings.listen,
+            pulse=slots.pulse,
             on_wake=self._wake,
             on_lost=self._lose,
             on_cut_off=self._cut_off,
         )
-        self._assemble(lease, self._make_slots(Slots, plan_of(settings, where or where_is(app))), upkeep=upkeep, ids=ids)
+        self._assemble(lease, slots, upkeep=upkeep, ids=ids)
         self._chores: list[Attendance | Telling | Upkeep] = [self._attendance]
         if upkeep:
             telling = Telling(app)
             self._upkeep = Upkeep(app, tell=self._wake, may_judge=self._lease.may_start, tell_people=telling.wake)
             self._chores += [self._upkeep, telling]
-        self._began = 0.0
-        self._begin_anew = begin_anew
+        self._began, self._begin_anew = 0.0, begin_anew
         self._has_paused = self._lost = False
         self._outage = Outage()
 

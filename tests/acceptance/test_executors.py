@@ -64,6 +64,11 @@ async def astubborn():
 async def ablocking():
     a_place_to_be_seen()
 
+@app.task(timeout=0.3, hard_timeout=0.8, retry=1, on_crash="fail")
+def entangled():
+    import re
+    re.match("(a+)+$", "a" * 60 + "b")  # for ages, and it never lets go of the interpreter's lock
+
 @app.task(isolate=True, retry=1, timeout=0.5, hard_timeout=1.5)
 def alone(what):
     match what:
@@ -207,6 +212,21 @@ def test_a_run_that_does_not_heed_it_is_ended_with_its_process_and_seen_where_it
     site.says(process, "worker.started", times=2)  # a new life, without the thread that goes on for ever
     assert site.ended(site.enqueue("note", "after")).state is State.SUCCEEDED
     assert end(process) == 0
+
+
+def test_a_run_that_keeps_the_interpreter_to_itself_is_ended_with_its_process_and_seen_where_it_was(site: Site) -> None:
+    """No thread of the worker can end it, or do anything else."""
+    held = site.enqueue("hold", "gate")
+    process = site.worker()
+    site.is_held("gate")
+    job = site.enqueue("entangled", flags=4)
+    assert process.wait(60) == -signal.SIGABRT
+    assert "no line of Python has run in it for seconds, and a job goes on past its last limit" in site.log(process)
+    assert "in entangled" in site.log(process)
+    site.let_go("gate")
+    site.worker()
+    assert 'its task says on_crash="fail"' in site.ended(job).error
+    assert site.ended(held).state is State.SUCCEEDED  # which nobody had waited for longer than that
 
 
 # --- processes of their own -------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -206,6 +207,29 @@ def test_a_worker_whose_network_falls_silent_ends_before_others_take_over(
         begun = min(start.time for start in held(crew) if start.holder == other.name)
         assert silent.code == EXIT_LOST, "others started before it had ended"
         print(f"\nothers began {begun - stopped:.2f} s after the silence, with a TTL of {ttl:g} s")
+        crew.look_after()
+        crew.plan.gate(other.name).touch()
+        wire.restore()
+        all_done_once(crew, ledger, ttl, [silent])
+
+
+@pytest.mark.timeout(120)
+def test_a_worker_whose_network_and_python_stand_still_is_ended_before_others_take_over(
+    stoppable: Database, wire: Wire, tmp_path: Path
+) -> None:
+    """No thread of it can see that its time is up. What it runs would run on beside the others."""
+    ttl = 5.0
+    with crew_of(stoppable.url, tmp_path, ttl=ttl) as crew:
+        ledger = Ledger(stoppable.url)
+        (silent,) = crew.hire_workers(1, url=wire.url)
+        crew.shop.add(1, "hold", count=2)
+        wait_until(lambda: len(held(crew)) == 2, "both long jobs to run")
+        crew.shop.add(11, "entangled")
+        wait_until(lambda: len(crew.account().starts) == 3, "the third to keep the interpreter to itself")
+        (other,) = crew.hire_workers(1)
+        wire.silence()
+        wait_until(runs_of(crew, other), "the other worker to take over", 3 * ttl + 10)
+        assert silent.code == -signal.SIGKILL, "others started before it had ended"
         crew.look_after()
         crew.plan.gate(other.name).touch()
         wire.restore()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -98,6 +99,18 @@ class Shop:
         finally:
             self.receipt.write("end", n, job.id, job.fence, self.name, steady(), outcome)
 
+    def _entangled(self) -> Any:
+        def entangled(n: int, seconds: float) -> str:
+            """Keep the interpreter to itself, for ages, the first time."""
+            with self._run(n) as mark:
+                job = current_job()
+                assert job is not None
+                if job.fence == 1:
+                    re.match("(a+)+$", "a" * 60 + "b")
+                return mark
+
+        return entangled
+
     def _open(self) -> None:
         task = self.app.task
 
@@ -150,6 +163,7 @@ class Shop:
             "snoozing": task(snoozing),
             "careful": task(on_crash="fail")(careful),
             "hold": task(hold),
+            "entangled": task(self._entangled()),
         }
 
     def add(self, n: int, kind: str, seconds: float = 0.0, count: int = 1, **options: Any) -> list[int]:

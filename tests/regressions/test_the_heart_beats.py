@@ -5,10 +5,13 @@ since there were hints and it was not allowed to start anything.
 
 Once it beat, a beat that met a writer was given up at once and tried again half a second later: with a short TTL and much
 writing, an unlucky worker was taken for dead.
+
+And a heart that was slow to read for whom to beat left without a word when its worker had died by then.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sqlite3
@@ -24,6 +27,7 @@ import pytest
 
 from dray import Dray, heartbeat
 from dray.lease import WorkerLease
+from dray.pulse import Pulse
 from dray.store.workers import WorkerState
 from dray.worker import Worker
 from tests.servers import Database
@@ -42,7 +46,7 @@ def test_the_row_of_a_worker_moves_on(database: Database) -> None:
     app = Dray(database.url, create_tables=True)
     app.store.ensure()
     roster = app.store.roster
-    lease = WorkerLease(roster, ttl=30, beat=0.1, listen=False, on_wake=lambda: None, on_lost=lambda: None)
+    lease = WorkerLease(roster, ttl=30, beat=0.1, listen=False, pulse=Pulse(), on_wake=lambda: None, on_lost=lambda: None)
     lease.take(queues="*", concurrency=1)
     try:
         (first,) = roster.beats()
@@ -124,3 +128,26 @@ def test_a_driver_that_needs_what_was_left_out_gets_it(monkeypatch: pytest.Monke
     plan = {"driver": "psycopg", "period": 5, "listen": False}
     assert heartbeat.Heart(plan, os.getpid()).driver == "psycopg"
     assert asked == [None, "to be had"]
+
+
+def test_a_worker_that_dies_as_soon_as_it_has_its_number_is_written_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine a heart found its worker gone before it had read for whom to beat, and left without a word."""
+    app = Dray(f"sqlite:///{tmp_path}/dray.db", create_tables=True)
+    app.store.ensure()
+    roster = app.store.roster
+    worker_id = roster.register(host="here", pid=1, queues="*", concurrency=1)
+    plan = {**roster.heartbeat_plan(worker_id), "period": 30.0, "listen": False}
+    last_word = {name: plan.pop(name) for name in ("beat", "death")}
+    heart = heartbeat.Heart(plan, parent=0)  # which is not ours: it is gone
+    reading, writing = os.pipe()
+    os.write(writing, json.dumps(last_word).encode() + b"\n")
+    os.close(writing)
+    waits = [lambda: True]  # nothing was heard, up to the moment in which it was written
+    monkeypatch.setattr(heart, "wait", lambda: waits.pop()() if waits else heart.obey(heart.orders.readline()))
+    with open(reading, "rb", buffering=0) as heart.orders:
+        heart.live()
+    heart.disconnect()
+    assert [worker.state for worker in roster.listing(alive_only=False)] == [WorkerState.DEAD]
+    app.close()

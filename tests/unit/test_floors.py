@@ -28,6 +28,7 @@ FLOORS: list[set[str]] = [
         "kinds",
         "events",
         "pids",
+        "pulse",
         "codec",
         "payload",
         "shapes",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 from pathlib import Path
 
@@ -94,6 +95,7 @@ def worker(
     """
     hold_signals()
     bury()
+    faulthandler.enable()  # a crash, and the heart that ends a worker whose Python stands still, leave its stacks on stderr
     line = tender_line()
     if (single_strict or pid_dir) and single is None:
         raise BadOption("--single-strict and --pid-dir are for --single NAME")
