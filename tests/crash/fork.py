@@ -21,9 +21,9 @@ import pymysql  # noqa: F401
 from sqlalchemy import event
 
 from dray import events, outage
-from tests.crash.acts import ACTS
 from tests.crash.breakages import BREAKAGES
 from tests.crash.failpoints import Case, Failpoints
+from tests.crash.repertoire import ACTS
 from tests.crash.shop import Plan, Shop
 from tests.crash.wire import Wire
 from tests.crash.work import NEWS

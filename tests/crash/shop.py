@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dray import Dray, Retry, Snooze, current_job
+from dray import Dray, Retry, Snooze, Unique, current_job
 from tests.crash.receipt import Account, Receipt, read, steady
 
 VARIABLE = "CRASH_PLAN"  # also the mark by which every process of a trial is known, heartbeat processes included
@@ -143,12 +143,26 @@ class Shop:
                     time.sleep(0.005)
                 return mark
 
+        def ahead(n: int, seconds: float) -> str:
+            with self._run(n) as mark:
+                time.sleep(seconds)
+                return mark
+
+        def spawning(n: int, seconds: float) -> str:
+            """Spawn two children. Cut off and run again it asks for the same ones, which are made once."""
+            with self._run(n) as mark:
+                children = Unique(scope="ever", by=["n"])
+                self.add(10 * n + 1, "plain", count=2, parent=current_job(), unique=children, group="children")
+                return mark
+
         self.tasks = {
             "plain": task(plain),
             "nap": task(nap),
             "flaky": task(retry=Retry.after(0.1, 0.1, 0.1))(flaky),
             "snoozing": task(snoozing),
             "careful": task(on_crash="fail")(careful),
+            "ahead": task(run_ahead=3)(ahead),
+            "spawning": task(retry=Retry.after(0.1, 0.1, 0.1))(spawning),
             "hold": task(hold),
         }
 
@@ -156,10 +170,12 @@ class Shop:
         """Add jobs n, n+1, ... in one call, with an entry on the receipt before and after."""
         task = self.tasks[kind].using(key=f"n{n}", **options)
         self.receipt.write("intend", n, count, kind)
+        for number in range(n, n + count) if "after" in options else ():
+            self.receipt.write("needs", number, *options["after"])
         if count == 1:
             jobs = [task.enqueue(n, seconds)]
         else:
             jobs = self.app.enqueue_many(task.bind(n + offset, seconds) for offset in range(count))
         ids = [job.id for job in jobs]
-        self.receipt.write("added", n, *ids)
+        self.receipt.write("added" if all(job.created for job in jobs) else "kept", n, *ids)
         return ids
