@@ -53,6 +53,7 @@ class Failpoints:
         self._mine = threading.local()
         self._struck = False
         self.calls: list[list[str]] = []  # the points that each operation came by
+        self.on_end: Callable[[], None] = lambda: None  # called behind each operation
 
     def watch(self, engine: Engine) -> None:
         """Hear the statements of an engine, and the commits that it leaves to its driver."""
@@ -73,6 +74,7 @@ class Failpoints:
             yield
         finally:
             self._mine.points = None
+            self.on_end()
 
     def name_operations(self, store: SqlStore) -> None:
         """Give the operations of a store their names."""

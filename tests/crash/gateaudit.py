@@ -1,4 +1,4 @@
-"""The audit of jobs that wait for others: groups, limits, parents, keys. Pure, so that forged rows can prove that it finds fault.
+"""The audit of jobs that wait for others: groups, limits, parents, keys. Pure, so that forged rows can prove that it works.
 
 `standing` is true of the rows at every moment; the rest of the end, when everything has ended.
 """
@@ -26,23 +26,31 @@ def standing(stands: Sequence[Stand], openings: int = 0) -> Iterator[Wrong]:
     """What may never be seen in the rows. `openings`: how often the time of a rate was let pass."""
     live = [one for one in stands if one.live]
     for one in live:
-        if one.state in MAY_START and one.group is not None and one.group_held not in (HOLDS, FOLLOWS):
-            yield Wrong(f"it may start, and is not at the head of its group {one.group}", one.n)
-        if one.state in MAY_START and one.limit is not None and one.limit_held != HOLDS:
-            yield Wrong(f"it may start, and has no share of its limit {one.limit}", one.n)
-        if one.group_held == FOLLOWS and one.state != RUNNING:
-            yield Wrong(f"it follows the head of its group {one.group}, and does not run", one.n)
+        yield from _station(one)
     for group, some in _by(live, "group").items():
-        heads = [one for one in some if one.group_held == HOLDS]
-        if len(heads) > 1:
-            yield Wrong(f"group {group} has {len(heads)} heads", heads[1].n)
-        if len({one.worker_id for one in some if one.state == RUNNING}) > 1:
-            yield Wrong(f"group {group} is run by two workers", some[0].n)
+        yield from _heads(group, some)
     for limit, some in _by(stands, "limit").items():
         yield from _shares(limit, some, openings)
     for some in _by(live, "key").values():
         if len(holders := [one for one in some if one.state in ONE_OF.get(one.scope or 0, ())]) > 1:
             yield Wrong(f"its unique key is held by {len(holders)} jobs", holders[1].n)
+
+
+def _station(one: Stand) -> Iterator[Wrong]:
+    if one.state in MAY_START and one.group is not None and one.group_held not in (HOLDS, FOLLOWS):
+        yield Wrong(f"it may start, and is not at the head of its group {one.group}", one.n)
+    if one.state in MAY_START and one.limit is not None and one.limit_held != HOLDS:
+        yield Wrong(f"it may start, and has no share of its limit {one.limit}", one.n)
+    if one.group_held == FOLLOWS and one.state != RUNNING:
+        yield Wrong(f"it follows the head of its group {one.group}, and does not run", one.n)
+
+
+def _heads(group: str, some: Sequence[Stand]) -> Iterator[Wrong]:
+    heads = [one for one in some if one.group_held == HOLDS]
+    if len(heads) > 1:
+        yield Wrong(f"group {group} has {len(heads)} heads", heads[1].n)
+    if len({one.worker_id for one in some if one.state == RUNNING}) > 1:
+        yield Wrong(f"group {group} is run by two workers", some[0].n)
 
 
 def _shares(limit: str, some: Sequence[Stand], openings: int) -> Iterator[Wrong]:

@@ -13,7 +13,7 @@ from tests.crash.acts import DONE, ORDERS, UNDONE, Act
 from tests.crash.audit import Death, Story, Wrong, audit
 from tests.crash.boss import Boss
 from tests.crash.failpoints import Case
-from tests.crash.fork import CALLS, CHILD, STRUCK
+from tests.crash.fork import CALLS, CHILD, SEEN, STRUCK
 from tests.crash.gateaudit import Lines, audit_lines
 from tests.crash.ledger import ALIVE, RUNNING, SUCCEEDED, Ledger, Row
 from tests.crash.nursery import Nursery
@@ -151,10 +151,10 @@ class Matrix:
             _forget_late_starts(story, woken)
         trial.wrongs += [wrong for wrong in audit(story) if not _is_allowed(wrong, story, act, woken)]
         lines = Lines(account, self.ledger.stands(), self.ledger.family(), act.repeats, act.late)
+        trial.wrongs += [Wrong(seen.facts["what"], seen.facts["n"]) for seen in account.of(SEEN)]
         trial.wrongs += [*sorted(boss.seen), *audit_lines(lines), *self._left(boss)]
         if trial.case.act == "rescue" and (found := [row.crashes for row in sorted(rows, key=lambda row: row.n)]) != [0, 1, 1]:
             trial.wrongs.append(Wrong(f"crashes {found} instead of 0, 1, 1", None))
-
 
     def _left(self, boss: Boss) -> Iterator[Wrong]:
         """What is there still though everything has ended: notes, and keys that cannot be had again."""

@@ -70,6 +70,7 @@ class Shop:
         self.app = Dray(plan.url, create_tables=True, ttl=plan.ttl)
         self.tasks: dict[str, Any] = {}
         self._open()
+        self._open_lines()
 
     def move(self, plan: Plan) -> None:
         """Go on with the same tables under another plan, with a receipt of its own."""
@@ -143,6 +144,18 @@ class Shop:
                     time.sleep(0.005)
                 return mark
 
+        self.tasks = {
+            "plain": task(plain),
+            "nap": task(nap),
+            "flaky": task(retry=Retry.after(0.1, 0.1, 0.1))(flaky),
+            "snoozing": task(snoozing),
+            "careful": task(on_crash="fail")(careful),
+            "hold": task(hold),
+        }
+
+    def _open_lines(self) -> None:
+        """Tasks for what others wait for."""
+
         def ahead(n: int, seconds: float) -> str:
             with self._run(n) as mark:
                 time.sleep(seconds)
@@ -155,16 +168,9 @@ class Shop:
                 self.add(10 * n + 1, "plain", count=2, parent=current_job(), unique=children, group="children")
                 return mark
 
-        self.tasks = {
-            "plain": task(plain),
-            "nap": task(nap),
-            "flaky": task(retry=Retry.after(0.1, 0.1, 0.1))(flaky),
-            "snoozing": task(snoozing),
-            "careful": task(on_crash="fail")(careful),
-            "ahead": task(run_ahead=3)(ahead),
-            "spawning": task(retry=Retry.after(0.1, 0.1, 0.1))(spawning),
-            "hold": task(hold),
-        }
+        task = self.app.task
+        self.tasks["ahead"] = task(run_ahead=3)(ahead)
+        self.tasks["spawning"] = task(retry=Retry.after(0.1, 0.1, 0.1))(spawning)
 
     def add(self, n: int, kind: str, seconds: float = 0.0, count: int = 1, **options: Any) -> list[int]:
         """Add jobs n, n+1, ... in one call, with an entry on the receipt before and after."""
