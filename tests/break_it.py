@@ -662,15 +662,6 @@ FAULTS = [
         "behind_a_commit",
     ),
     Fault("let through a limit twice", "limits", "rule.most - held", "rule.most", FAILPOINTS, "behind_a_commit"),
-    Fault(
-        "gates without a lock",
-        "gates",
-        '" ORDER BY g.gate_hash FOR NO KEY UPDATE"',
-        '" ORDER BY g.gate_hash"',
-        FAILPOINTS,
-        "behind_a_commit",
-        "postgresql",
-    ),
 ]
 
 
