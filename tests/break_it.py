@@ -54,6 +54,7 @@ STANDING = "tests/unit/test_standing.py"
 PLACES = "tests/acceptance/test_executors.py"
 FLAGS = "tests/acceptance/test_worker_command.py"
 FLEET = "tests/acceptance/test_fleet.py"
+FAILPOINTS = "tests/acceptance/test_failpoints.py"
 
 
 class Fault(NamedTuple):
@@ -661,6 +662,24 @@ FAULTS = [
         FLEET,
         "rolling or reloads",
     ),
+    # behind a commit
+    Fault(
+        "no note of what is owed",
+        "settle",
+        "return result, owed, self.note(connection, owed)",
+        "return result, owed, None",
+        FAILPOINTS,
+        "behind_a_commit",
+    ),
+    Fault(
+        "no note for the next line",
+        "settle",
+        "return placed, note(connection, self._tables, placed.owed)",
+        "return placed, None",
+        FAILPOINTS,
+        "behind_a_commit",
+    ),
+    Fault("let through a limit twice", "limits", "rule.most - held", "rule.most", FAILPOINTS, "behind_a_commit"),
 ]
 
 

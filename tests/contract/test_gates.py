@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, event
 
+from dray.errors import StoreUnavailable
 from dray.job import Failed, Flag, HandedBack, NewJob, Snoozed, State, UniqueKey, wide_hash
 from dray.rates import KEPT
 from dray.stations import gate_hash
@@ -355,6 +356,26 @@ def test_what_nobody_settled_is_found_by_its_note(yard: Yard, monkeypatch: pytes
     assert yard.store.settler.sweep() == 2
     assert [yard.state(id) for id in (grouped, limited)] == ["ready", "ready"]
     assert yard.store.settler.sweep() == 0
+
+
+def test_who_has_left_one_line_is_noted_for_the_next(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A settle is several transactions; whoever dies between two of them has left a note of what the first led to."""
+    with monkeypatch.context() as patch:
+        act = yard.store.settler._act
+        acted: list[object] = []
+
+        def once(*arguments: object, **keywords: object) -> object:
+            if acted:
+                raise StoreUnavailable("it died here")
+            acted.append(act(*arguments, **keywords))
+            return acted[0]
+
+        patch.setattr(yard.store.settler, "_act", once)
+        id = yard.add(group="g", limit="l", limit_rule="1")
+    assert yard.state(id) == "blocked: limit"
+    yard.clock.forward(5)
+    assert yard.store.settler.sweep() == 1
+    assert yard.state(id) == "ready"
 
 
 def test_the_round_finds_what_has_no_note(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,10 @@ class Act:
     moved       whether the rows say that it was done, or not; anything else says what is half done. None: nothing to say
     bare        whether results are dropped, so that none will be found
     ends        states in which its jobs may end, beside success
+    gated       whether its jobs wait for others, so that there are lines
+    unnoted     whether only the round can find what it leaves: there was no note
+    repeats     groups that are run ahead: a crash may repeat what had not been written
+    late        the numbers of jobs that leave their line, and join it again
     """
 
     operations: tuple[str, ...]
@@ -47,6 +51,10 @@ class Act:
     moved: Callable[[Ledger, list[Row]], str] | None = None
     ends: tuple[int, ...] = ()
     bare: bool = False
+    gated: bool = False
+    unnoted: bool = False
+    repeats: frozenset[str] = frozenset()
+    late: frozenset[int] = frozenset()
 
 
 def nothing(shop: Shop) -> Scene:

@@ -8,7 +8,7 @@ from typing import Any
 from dray import finisher
 from dray.errors import OutcomeUnknown
 from dray.job import Lease
-from dray.store import finish, sql
+from dray.store import finish, limits, sql
 from tests.crash.shop import Shop
 
 
@@ -60,6 +60,27 @@ def nobody_looks_again(shop: Shop) -> None:
     shop.app.store.held = lambda worker_id, known: []  # type: ignore[method-assign]
 
 
+def no_note(shop: Shop) -> None:
+    """Nothing is written down of what follows from a fact."""
+    shop.app.store.settler.note = lambda connection, owed: None  # type: ignore[method-assign]
+
+
+def no_settle(shop: Shop) -> None:
+    """What is written down is deleted, and never done."""
+    settler: Any = shop.app.store.settler
+    settler._steps = ()
+
+
+def no_count(shop: Shop) -> None:
+    """Those who have a share of a limit already are overlooked."""
+    room = limits._room
+    limits._room = lambda gate, held, unstarted, now: room(gate, 0, unstarted, now)  # type: ignore[assignment]
+
+
 BREAKAGES: dict[str, Callable[[Shop], None]] = {
-    one.__name__: one for one in (no_fence, no_transaction, no_word_of_a_loss, no_doubt, added_again, nobody_looks_again)
+    one.__name__: one
+    for one in (
+        *(no_fence, no_transaction, no_word_of_a_loss, no_doubt, added_again, nobody_looks_again),
+        *(no_note, no_settle, no_count),
+    )
 }

@@ -27,7 +27,9 @@ class HandSlots(Slots):
         for _ in range(min(self.room, self._todo.qsize())):
             item = self._todo.get()
             assert item is not None
-            self._run(item)
+            while item is not None:
+                self._run(item)
+                item = self._after(item)
 
 
 class HandLease:

@@ -53,6 +53,7 @@ class Failpoints:
         self._mine = threading.local()
         self._struck = False
         self.calls: list[list[str]] = []  # the points that each operation came by
+        self.on_end: Callable[[], None] = lambda: None  # called behind each operation
 
     def watch(self, engine: Engine) -> None:
         """Hear the statements of an engine, and the commits that it leaves to its driver."""
@@ -73,6 +74,7 @@ class Failpoints:
             yield
         finally:
             self._mine.points = None
+            self.on_end()
 
     def name_operations(self, store: SqlStore) -> None:
         """Give the operations of a store their names."""
@@ -83,11 +85,22 @@ class Failpoints:
             (store, "finish", lambda finishes: "finish plainly" if is_bare(finishes[0].change.note) else "finish singly"),
             (store, "mark_started", "mark"),
             (store, "held", "recount"),
+            (store, "follow", "follow"),
             (store, "promote", "promote"),
             (store, "rescue", "rescue"),
+            (store, "open_rates", "open rates"),
+            (store, "go_round", "round"),
+            (store.settler, "sweep", "sweep"),
+            (store.settler, "settle", "settle"),  # by itself behind the commit of a caller
             (store.roster, "declare_dead", "declare dead"),
             (store.desk, "retry", "retry"),
             (store.desk, "cancel", "cancel"),
+            (store.desk, "hold", "hold"),
+            (store.desk, "release", "release"),
+            (store.desk, "unblock_group", "unblock"),
+            (store.desk, "waive", "waive"),
+            (store.desk, "prune_gates", "prune gates"),
+            (store.desk, "prune_keys", "prune keys"),
             (store.desk, "prune_batch", "prune"),
         ):
             setattr(owner, method, self._named(getattr(owner, method), name))

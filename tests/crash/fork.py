@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,18 @@ import pymysql  # noqa: F401
 from sqlalchemy import event
 
 from dray import events, outage
-from tests.crash.acts import ACTS
 from tests.crash.breakages import BREAKAGES
 from tests.crash.failpoints import Case, Failpoints
+from tests.crash.gateaudit import standing
+from tests.crash.ledger import Ledger
+from tests.crash.repertoire import ACTS
 from tests.crash.shop import Plan, Shop
 from tests.crash.wire import Wire
 from tests.crash.work import NEWS
 
 CHILD = "child"
 CALLS = "calls"  # the event with which a child tells by which points it came
+SEEN = "seen"  # the event with which it tells of jobs that stand as they may not
 STRUCK = "failpoint"  # the event with which it tells that it is at the one of its case
 
 
@@ -86,11 +90,24 @@ def _perform(case: Case, plan: Plan, scene: dict[str, Any]) -> None:
     points.watch(store.database.engine)
     points.name_operations(store)
     events.listen(lambda name, facts: shop.receipt.event(CHILD, name, facts) if name.startswith(NEWS) else None)
+    if ACTS[case.act].gated:
+        points.on_end = _watcher(shop, plan, scene)
     if case.breakage:
         BREAKAGES[case.breakage](shop)
     ACTS[case.act].perform(shop, points, scene)
     shop.app.close()
     shop.receipt.event(CHILD, CALLS, {CALLS: points.calls})
+
+
+def _watcher(shop: Shop, plan: Plan, scene: dict[str, Any]) -> Callable[[], None]:
+    """Sees how all stand whenever something was done here, and tells of what may never be."""
+    ledger = Ledger(plan.url, pooled=True)
+
+    def look() -> None:
+        for wrong in standing(ledger.stands(), scene.get("openings", 0)):
+            shop.receipt.event(CHILD, SEEN, {"what": wrong.what, "n": wrong.n})
+
+    return look
 
 
 def _prepare_nothing(connection: Any, record: object) -> None:

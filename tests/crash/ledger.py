@@ -11,6 +11,7 @@ import sqlalchemy as sa
 READY, RUNNING, SCHEDULED, RETRYING, BLOCKED = 0, 1, 2, 3, 4
 SUCCEEDED, FAILED, CANCELLED = 10, 11, 12
 ALIVE = 0
+GATED = ("edges", "gates", "halts", "unsettled")  # tables that are empty while jobs are plain
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,42 @@ class Row:
     live: bool
 
 
+@dataclass(frozen=True)
+class Stand:
+    """Where a job stands among others: in its group, at its limit, with its key. Instants are microseconds."""
+
+    id: int
+    n: int
+    live: bool
+    state: int
+    fence: int
+    worker_id: int | None
+    group: str | None = None
+    rank: int | None = None
+    group_held: int | None = None
+    limit: str | None = None
+    rule: str | None = None
+    limit_held: int | None = None
+    key: str | None = None
+    scope: int | None = None
+    claimed_at: int | None = None
+    finished_at: int | None = None
+
+
+_STAND = (
+    "id, args, state, fence, worker_id, group_name, group_rank, group_held, limit_name, limit_rule, limit_held, unique_hash,"
+    " unique_scope, claimed_at, finished_at"
+)
 _COLUMNS = "id, task, state, fence, attempt, crashes, snoozes, worker_id, result, error, args"
 
 
 class Ledger:
     """The tables of one trial."""
 
-    def __init__(self, url: str) -> None:
-        self._engine = sa.create_engine(url, poolclass=sa.NullPool)
+    def __init__(self, url: str, *, pooled: bool = False) -> None:
+        # PyMySQL reads all certificates of the machine for each connection, unless it is told that it needs none.
+        plain = {"ssl_disabled": True} if url.startswith("mysql") else {}
+        self._engine = sa.create_engine(url, poolclass=sa.QueuePool if pooled else sa.NullPool, connect_args=plain)
 
     def live(self) -> int:
         """How many jobs have not ended."""
@@ -75,9 +104,33 @@ class Ledger:
         """The ids and fences of the runs of which something is kept because they went wrong."""
         return {(id, fence) for id, fence in self._ask("SELECT job_id, fence FROM dray_attempts")}
 
+    def stands(self) -> list[Stand]:
+        """How all jobs stand at one moment."""
+        halves = [f"SELECT {live} AS live, {_STAND} FROM dray_{table}" for table, live in (("jobs", 1), ("history", 0))]
+        rows = self._ask(" UNION ALL ".join(halves))
+        return [Stand(id, json.loads(args)["a"][0], bool(live), *rest) for live, id, args, *rest in rows]
+
+    def family(self) -> dict[int, list[int]]:
+        """The children of each job that has any, by their own rows."""
+        found: dict[int, list[int]] = {}
+        for table in ("dray_jobs", "dray_history"):
+            for id, parent in self._ask(f"SELECT id, parent_id FROM {table} WHERE parent_id IS NOT NULL"):
+                found.setdefault(parent, []).append(id)
+        return found
+
+    def forget_notes(self) -> None:
+        """Lose what was noted of what is to be settled."""
+        self._do("DELETE FROM dray_unsettled")
+
+    def open_rates(self) -> bool:
+        """Let the time pass that a rate forbids; False: none forbids anything."""
+        waits = self._ask("SELECT count(*) FROM dray_gates WHERE opens_at IS NOT NULL")[0][0] > 0
+        self._do("UPDATE dray_gates SET spent = NULL, opens_at = 1 WHERE opens_at IS NOT NULL")
+        return waits
+
     def clear(self, *others: str) -> None:
         """Delete everything, also in tables that are not of Dray."""
-        names = ("jobs", "history", "attempts", "labels", "output", "unique_keys", "workers")
+        names = ("jobs", "history", "attempts", "labels", "output", "unique_keys", "workers", *GATED)
         self._do(*[f"DELETE FROM {table}" for table in (*[f"dray_{name}" for name in names], *others)])
 
     def _do(self, *statements: str) -> None:

@@ -9,14 +9,16 @@ from pathlib import Path
 from uuid import uuid4
 
 from dray import Dray
-from tests.crash.acts import ACTS, DONE, ORDERS, UNDONE, Act
+from tests.crash.acts import DONE, ORDERS, UNDONE, Act
 from tests.crash.audit import Death, Story, Wrong, audit
 from tests.crash.boss import Boss
 from tests.crash.failpoints import Case
-from tests.crash.fork import CALLS, CHILD, STRUCK
+from tests.crash.fork import CALLS, CHILD, SEEN, STRUCK
+from tests.crash.gateaudit import Lines, audit_lines
 from tests.crash.ledger import ALIVE, RUNNING, SUCCEEDED, Ledger, Row
 from tests.crash.nursery import Nursery
 from tests.crash.receipt import steady
+from tests.crash.repertoire import ACTS
 from tests.crash.shop import Plan
 
 KILLED = -9
@@ -77,12 +79,13 @@ class Matrix:
         plan = self._plan()
         boss.begin(plan)
         scene = act.prepare(boss.shop)
+        boss.openings = scene.get("openings", 0)
         began = steady()
         self._nursery.bear({"case": asdict(case), "plan": asdict(plan), "scene": scene})
         woken = self._watch(boss, trial)
         trial.reached = bool(boss.shop.account().of(STRUCK))
         trial.wrongs += self._at_once(act, trial, woken)
-        if not boss.clear_up():
+        if not boss.clear_up(unnoted=act.unnoted):
             trial.wrongs.append(Wrong("there are jobs that do not end", None))
         self._judge(trial, act, boss, Death(began, "failpoint", steady()), woken)
         return trial
@@ -97,7 +100,7 @@ class Matrix:
         """Wait for the end of the child; gives when it was woken, if it was frozen."""
         woken = None
         while (code := self._nursery.wait()) is None:
-            boss.take_over()
+            boss.take_over(brief=ACTS[trial.case.act].gated)
             trial.took_over = boss.took_over
             woken = steady()
             self._nursery.wake()
@@ -147,8 +150,18 @@ class Matrix:
         if woken is not None:
             _forget_late_starts(story, woken)
         trial.wrongs += [wrong for wrong in audit(story) if not _is_allowed(wrong, story, act, woken)]
+        lines = Lines(account, self.ledger.stands(), self.ledger.family(), act.repeats, act.late)
+        trial.wrongs += [Wrong(seen.facts["what"], seen.facts["n"]) for seen in account.of(SEEN)]
+        trial.wrongs += [*sorted(boss.seen), *audit_lines(lines), *self._left(boss)]
         if trial.case.act == "rescue" and (found := [row.crashes for row in sorted(rows, key=lambda row: row.n)]) != [0, 1, 1]:
             trial.wrongs.append(Wrong(f"crashes {found} instead of 0, 1, 1", None))
+
+    def _left(self, boss: Boss) -> Iterator[Wrong]:
+        """What is there still though everything has ended: notes, and keys that cannot be had again."""
+        if self.ledger.live() == 0 and (notes := self.ledger.count("dray_unsettled")):
+            yield Wrong(f"{notes} notes are left, and nothing that waits", None)
+        for n, key in boss.keys_not_free():
+            yield Wrong(f"it has ended, and its key {key} cannot be had again", n)
 
 
 def _set_up(url: str) -> None:

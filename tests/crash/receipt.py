@@ -81,6 +81,7 @@ class Account:
 
     intents: list[Intent] = field(default_factory=list)
     added: dict[int, int] = field(default_factory=dict)  # n -> id
+    needs: dict[int, list[int]] = field(default_factory=dict)  # n -> the ids of those that have to end first
     refused: dict[int, str] = field(default_factory=dict)  # n of the intent -> what the producer was told
     starts: dict[int, list[Start]] = field(default_factory=lambda: defaultdict(list))  # by id, as they happened
     ends: dict[tuple[int, int], End] = field(default_factory=dict)  # by id and fence
@@ -134,6 +135,8 @@ def _take(account: Account, line: str) -> None:
             account.intents.append(Intent(n, int(rest[1]), rest[2]))
         case "added":
             account.added.update({n + offset: int(id) for offset, id in enumerate(rest[1:])})
+        case "needs":
+            account.needs[n] = list(map(int, rest[1:]))
         case "refused":
             account.refused[n] = rest[1]
         case "start":

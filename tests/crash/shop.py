@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dray import Dray, Retry, Snooze, current_job
+from dray import Dray, Retry, Snooze, Unique, current_job
 from tests.crash.receipt import Account, Receipt, read, steady
 
 VARIABLE = "CRASH_PLAN"  # also the mark by which every process of a trial is known, heartbeat processes included
@@ -71,6 +71,7 @@ class Shop:
         self.app = Dray(plan.url, create_tables=True, ttl=plan.ttl)
         self.tasks: dict[str, Any] = {}
         self._open()
+        self._open_lines()
 
     def move(self, plan: Plan) -> None:
         """Go on with the same tables under another plan, with a receipt of its own."""
@@ -166,14 +167,35 @@ class Shop:
             "entangled": task(self._entangled()),
         }
 
+    def _open_lines(self) -> None:
+        """Tasks for what others wait for."""
+
+        def ahead(n: int, seconds: float) -> str:
+            with self._run(n) as mark:
+                time.sleep(seconds)
+                return mark
+
+        def spawning(n: int, seconds: float) -> str:
+            """Spawn two children. Cut off and run again it asks for the same ones, which are made once."""
+            with self._run(n) as mark:
+                children = Unique(scope="ever", by=["n"])
+                self.add(10 * n + 1, "plain", count=2, parent=current_job(), unique=children, group="children")
+                return mark
+
+        task = self.app.task
+        self.tasks["ahead"] = task(run_ahead=3)(ahead)
+        self.tasks["spawning"] = task(retry=Retry.after(0.1, 0.1, 0.1))(spawning)
+
     def add(self, n: int, kind: str, seconds: float = 0.0, count: int = 1, **options: Any) -> list[int]:
         """Add jobs n, n+1, ... in one call, with an entry on the receipt before and after."""
         task = self.tasks[kind].using(key=f"n{n}", **options)
         self.receipt.write("intend", n, count, kind)
+        for number in range(n, n + count) if "after" in options else ():
+            self.receipt.write("needs", number, *options["after"])
         if count == 1:
             jobs = [task.enqueue(n, seconds)]
         else:
             jobs = self.app.enqueue_many(task.bind(n + offset, seconds) for offset in range(count))
         ids = [job.id for job in jobs]
-        self.receipt.write("added", n, *ids)
+        self.receipt.write("added" if all(job.created for job in jobs) else "kept", n, *ids)
         return ids

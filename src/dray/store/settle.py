@@ -172,8 +172,8 @@ class Settler:
     def _act(
         self, connection: Connection, work: Callable[[Connection], Placed], notes: Sequence[int]
     ) -> tuple[Placed, int | None]:
-        """Draw some consequences; whoever ends by them is noted like all who end. `notes`: of what takes long, so that nobody
-        thinks that it was left behind."""
+        """Draw some consequences, and note what they owe themselves: of who has left one line, the note that led to him says
+        nothing about the next. `notes`: of what takes long, so that nobody thinks that it was left behind."""
         placed = work(connection)
         stay_with(connection, self._tables, notes)
-        return placed, note(connection, self._tables, Owed(ended=placed.owed.ended, coverers=placed.owed.coverers))
+        return placed, note(connection, self._tables, placed.owed)
