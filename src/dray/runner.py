@@ -19,7 +19,6 @@ from dray.job import (
     Cancelled,
     Done,
     Failed,
-    HandedBack,
     Outcome,
     Parked,
     Skipped,
@@ -140,8 +139,10 @@ class Runner:
                 assert task is not None
                 task.uncancel()
                 error = TimedOut().with_traceback(error.__traceback__)
-            elif ours:  # an operator asked for it, or the worker ends now; else it is something it waited for
-                return Ran(Cancelled() if context.cancel_requested else HandedBack(why="the worker stopped"))
+            elif ours and context.cancel_requested:
+                return Ran(Cancelled())
+            # Else it is something it waited for, or it has cancelled itself, as libraries do: a failure like any other. Handed
+            # back it would run again at once, uncounted, for ever.
             ran = self._raised(error, prepared.definition)
             if hooks is None or not hooks.on_error or not isinstance(ran.outcome, Failed):
                 return ran

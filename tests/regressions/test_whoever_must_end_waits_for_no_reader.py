@@ -1,6 +1,6 @@
-"""Nobody read what a worker printed, so the pipe was full, and a job waited in its print. A worker that had to end, since its lease
-was lost or its grace over, then waited for that job in order to flush its output: its other jobs ran on, for ever, beside the
-second run that others had begun.
+"""Nobody read what a worker printed, so the pipe was full, and a job waited in its print. A worker that had to end, since its
+lease was lost or its grace over, then waited for that job in order to flush its output: its other jobs ran on, for ever, beside
+the second run that others had begun.
 """
 
 from __future__ import annotations
