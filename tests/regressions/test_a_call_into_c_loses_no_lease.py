@@ -1,5 +1,5 @@
 """A call into C kept the interpreter's lock for longer than the TTL. The heart went on beating all that time, but what it said
-lay unread; behind that call the thread that guards the lease came first, took it for silence, and ended the worker with all it ran.
+lay unread; behind that call the thread that guards the lease came first, took it for silence, and ended the worker.
 """
 
 from __future__ import annotations
