@@ -1,5 +1,5 @@
-"""The clock was set back by two hours, and then the worker died. Its probe file was two hours from becoming old, and said for as
-long that all was well.
+"""The clock was set back by two hours, and then the worker died. Its probe file was two hours from becoming old, and said for
+as long that all was well.
 """
 
 from __future__ import annotations
