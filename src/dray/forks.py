@@ -1,9 +1,11 @@
-"""What a fork of this process must not keep: the ends of sockets by which others see that we are gone."""
+"""What a fork of this process must not keep, the ends of sockets by which others see that we are gone; and where it ends."""
 
 from __future__ import annotations
 
 import os
 import socket
+import sys
+import traceback
 from contextlib import suppress
 from weakref import WeakSet
 
@@ -14,6 +16,20 @@ def close_in_forks(end: socket.socket) -> socket.socket:
     """Let forks of this process close it: else its other end would not notice when we die."""
     _ours.add(end)
     return end
+
+
+def end_copy(home: int, error: BaseException | None = None) -> None:
+    """End this process if it is not the one of this number, but a fork that a task has made and let come back: it is a copy of
+    all that waits here, and would run it a second time. It ends as a script would, by its SystemExit or with this error."""
+    if os.getpid() == home:
+        return
+    code = error.code if isinstance(error, SystemExit) else None if error is None else 1
+    try:
+        if error is not None and not isinstance(error, SystemExit):
+            traceback.print_exception(error)
+        sys.stdout.flush()
+    finally:
+        os._exit(code & 0xFF if isinstance(code, int) else 0 if code is None else 1)
 
 
 def _close() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -22,6 +23,7 @@ START_UNTIL = 0.6  # of the TTL: beyond it no job is started
 GUARDS_PER_TTL = 40  # looks at the lease's age in one TTL
 TICK = 1.0  # seconds between two signs of life on the page that the heart looks at, at most
 ORDERS = frozenset({"beat", "death"})  # what a heart has to say depends on the worker's id; all else it needs before
+LOOKS, LOOK_AGAIN = 50, 0.01  # at what the heart has said, before it is taken for silent; seconds between two
 HEART_PATIENCE = 30.0  # seconds one waits for the heartbeat process to start, at most
 
 
@@ -95,7 +97,26 @@ class WorkerLease:
 
     def must_end(self) -> bool:
         """Whether what runs has to end at once, because others may be about to take over."""
+        # A call into C may have kept all threads of this process from running, while the heart went on beating: what it has
+        # said meanwhile is heard before it is taken for silent, since whoever comes first behind such a call may be us.
+        quiet = 0
+        for _ in range(LOOKS):
+            if not self._seems_lost():
+                return False
+            quiet = 0 if self._has_unheard() else quiet + 1
+            if quiet == 2:  # what was read a moment ago has been understood by now
+                return True
+            time.sleep(LOOK_AGAIN)
+        return True
+
+    def _seems_lost(self) -> bool:
         return must_end(self.age(), heartbeat.steady() - self._refused, self._ttl)
+
+    def _has_unheard(self) -> bool:
+        child = self._child
+        with contextlib.suppress(OSError, ValueError):  # it is being replaced
+            return child is not None and bool(select.select([child.stdout], [], [], 0)[0])
+        return False
 
     def give_up(self) -> None:
         """Stop the heart and say goodbye. What is still held is free from then on."""

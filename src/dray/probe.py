@@ -117,6 +117,6 @@ def read(path: Path) -> dict[str, Any]:
         age = time.time() - told["at"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         return {"live": False, "ready": False, "why": f"{path} cannot be read: {error}"}
-    if age > OLD_AFTER:
+    if not -OLD_AFTER <= age <= OLD_AFTER:  # a clock that was set back, behind which nobody has written, says nothing either
         return {**told, "live": False, "ready": False, "why": f"{path} was last written {age:.0f} s ago"}
     return told

@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from queue import Empty, SimpleQueue
@@ -16,6 +17,7 @@ from typing import Any, NoReturn
 NO_ROOM = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}  # why no process can be started just now; it passes
 PATIENT = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+LAST_WORDS = 0.5  # seconds for them: whoever should read them may not do so, and holds up who writes
 
 
 class Inbox:
@@ -74,17 +76,17 @@ def on_signals(
             signal.signal(caught, handler)
 
 
-def leave(code: int) -> NoReturn:
-    """End this process at once, whatever its threads do."""
+def leave(code: int, say: Callable[[], None] = lambda: None) -> NoReturn:
+    """End this process at once, whatever its threads do, and whether or not there is still time to `say` something."""
     try:
-        _flush()
+        _say_last(say)
     finally:
         os._exit(code)
 
 
 def restart() -> NoReturn:
     """Begin the same command anew in this process, under its pid: with the code as it is on disk now."""
-    _flush()
+    _say_last()
     hold_signals()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
@@ -109,6 +111,17 @@ def bury() -> None:
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
+
+
+def _say_last(say: Callable[[], None] = lambda: None) -> None:
+    def write() -> None:
+        say()
+        _flush()
+
+    # A job that waits in a print, for a reader who does not read, has the lock that a flush needs.
+    writer = threading.Thread(target=write, name="dray-last-words", daemon=True)
+    writer.start()
+    writer.join(LAST_WORDS)
 
 
 def _flush() -> None:

@@ -13,12 +13,12 @@ from dray.codec import Codec, sanitize
 from dray.context import Context, enter
 from dray.durations import show_duration
 from dray.errors import BadArguments, CodecError, CommandFailed, Permanent
+from dray.forks import end_copy
 from dray.hooks import Hooks
 from dray.job import (
     Cancelled,
     Done,
     Failed,
-    HandedBack,
     Outcome,
     Parked,
     Skipped,
@@ -104,13 +104,15 @@ class Runner:
     def run(self, prepared: Prepared, context: Context, failing: Failing = lambda ran: None, call: Call = plainly) -> Ran:
         """Run a sync task in this thread, the task itself by `call`. `failing` is told what the run has come to, if it failed
         and hooks may change that: should one of them hang or end the process, this is what counts."""
-        hooks = prepared.hooks
+        hooks, home = prepared.hooks, os.getpid()
         leave = enter(context)
         try:
             if hooks is not None:
                 hooks.begin(context)
             value = call(prepared.definition.call, prepared.args, prepared.kwargs, context)
+            end_copy(home)
         except BaseException as error:  # also SystemExit: a task must not end its worker by accident
+            end_copy(home, error)
             ran = self._raised(error, prepared.definition)
             if hooks is None or not hooks.on_error or not isinstance(ran.outcome, Failed):
                 return ran
@@ -122,21 +124,25 @@ class Runner:
 
     async def arun(self, prepared: Prepared, context: Context, failing: Failing = lambda ran: None) -> Ran:
         """Run an async task on this event loop."""
-        hooks = prepared.hooks
+        hooks, home = prepared.hooks, os.getpid()
         leave = enter(context)
         try:
             if hooks is not None:
                 await hooks.abegin(context)
             value = await prepared.definition.call(prepared.args, prepared.kwargs, context)
+            end_copy(home)
         except BaseException as error:
+            end_copy(home, error)
             task = asyncio.current_task()
             ours = isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
             if ours and context.time_is_over:
                 assert task is not None
                 task.uncancel()
                 error = TimedOut().with_traceback(error.__traceback__)
-            elif ours:  # an operator asked for it, or the worker ends now; else it is something it waited for
-                return Ran(Cancelled() if context.cancel_requested else HandedBack(why="the worker stopped"))
+            elif ours and context.cancel_requested:
+                return Ran(Cancelled())
+            # Else it is something it waited for, or it has cancelled itself, as libraries do: a failure like any other. Handed
+            # back it would run again at once, uncounted, for ever.
             ran = self._raised(error, prepared.definition)
             if hooks is None or not hooks.on_error or not isinstance(ran.outcome, Failed):
                 return ran

@@ -322,10 +322,10 @@ class Worker:
 
     def _leave_if_busy(self) -> None:
         """Whatever runs here has to end before others take it over: at once, without a wait for anybody."""
-        if self.slots.running:
-            events.emit("worker.lost", worker_id=self.worker_id, running=len(self.slots.running))
-            self.slots.end_outside(list(self.slots.running))
-            leave(EXIT_LOST)  # the heart stays, and writes down that we are gone if it still can
+        if running := list(self.slots.running):
+            self.slots.end_outside(running)
+            # The heart stays, and writes down that we are gone if it still can.
+            leave(EXIT_LOST, lambda: events.emit("worker.lost", worker_id=self.worker_id, running=len(running)))
 
     def _cut_off(self) -> None:
         """In a thread of the lease, again and again: no beat arrives, and our own threads may hang as well."""

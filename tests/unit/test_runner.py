@@ -11,7 +11,7 @@ import pytest
 
 from dray import Context, Dray, Permanent, Report, RetryIn, Skip, Snooze, StopWorker, Task, current_job
 from dray.context import CancelRequested
-from dray.job import Cancelled, Claim, Done, Failed, HandedBack, Outcome, Parked, Skipped, Snoozed
+from dray.job import Cancelled, Claim, Done, Failed, Outcome, Parked, Skipped, Snoozed
 from dray.runner import ERROR_LIMIT, TRACEBACK_LIMIT, Prepared, Ran, Runner
 
 CODEC_WORDS = "the stored args cannot be read: "
@@ -349,7 +349,7 @@ def test_a_checkpoint_ends_a_run_that_was_asked_to_end(app: Dray) -> None:
 
 
 @pytest.mark.parametrize("asked", [True, False])
-def test_an_async_run_that_is_cancelled_by_us_says_why(app: Dray, asked: bool) -> None:
+def test_an_async_run_that_is_cancelled_is_so_only_if_somebody_asked_for_it(app: Dray, asked: bool) -> None:
     async def story() -> Ran:
         started = asyncio.Event()
 
@@ -368,11 +368,15 @@ def test_an_async_run_that_is_cancelled_by_us_says_why(app: Dray, asked: bool) -
         running.cancel()
         return await running
 
-    expected: Outcome = Cancelled() if asked else HandedBack(why="the worker stopped")
-    assert asyncio.run(story()).outcome == expected
+    outcome = asyncio.run(story()).outcome
+    if asked:
+        assert outcome == Cancelled()
+    else:
+        assert isinstance(outcome, Failed)
+        assert outcome.error.startswith("CancelledError")
 
 
-def test_an_async_run_that_cancels_itself_has_failed(app: Dray) -> None:
+def test_an_async_run_that_cancels_itself_has_failed() -> None:
     """Handed back it would run again at once, uncounted, for ever."""
 
     async def task() -> None:
@@ -380,9 +384,16 @@ def test_an_async_run_that_cancels_itself_has_failed(app: Dray) -> None:
         waiting.cancel()
         await waiting
 
-    outcome = run(app, task).outcome
-    assert isinstance(outcome, Failed)
-    assert outcome.error.startswith("CancelledError")
+    async def more() -> None:
+        running = asyncio.current_task()
+        assert running is not None
+        running.cancel()
+        await asyncio.sleep(0)
+
+    for itself in (task, more):
+        outcome = run(Dray("sqlite:///is/not/opened.db"), itself).outcome
+        assert isinstance(outcome, Failed)
+        assert outcome.error.startswith("CancelledError")
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])

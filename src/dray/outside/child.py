@@ -57,6 +57,7 @@ class Interrupt:
     def begin(self) -> None:
         """A run begins; what the last one did with the signal counts for nothing."""
         self._inside = self._due = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, self._ring)
 
     def _ring(self, number: int, frame: FrameType | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import selectors
@@ -161,8 +162,15 @@ class _Program:
             selector = selectors.DefaultSelector()
             ours, theirs = socket.socketpair()
             with theirs:
-                process = self._start(theirs)
+                try:
+                    process = self._start(theirs)
+                except BaseException:
+                    ours.close()
+                    selector.close()
+                    raise
         except OSError as error:
+            if error.errno == errno.E2BIG:  # which does not pass
+                raise CommandFailed(f"{self._words[0]} could not be started: {error.strerror}") from error
             raise Snooze(LATER, f"there was no room to start it: {error}") from error
         close_in_forks(ours)
         try:
