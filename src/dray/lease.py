@@ -113,9 +113,9 @@ class WorkerLease:
         return must_end(self.age(), heartbeat.steady() - self._refused, self._ttl)
 
     def _has_unheard(self) -> bool:
-        child = self._child
+        said = None if self._child is None else self._child.stdout
         with contextlib.suppress(OSError, ValueError):  # it is being replaced
-            return child is not None and bool(select.select([child.stdout], [], [], 0)[0])
+            return said is not None and bool(select.select([said], [], [], 0)[0])
         return False
 
     def give_up(self) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dray import Dray
 from dray.lease import WorkerLease
+from dray.pulse import Pulse
 
 TTL = 1.0
 
@@ -22,6 +23,7 @@ def test_beats_that_have_not_been_read_are_beats(tmp_path: Path) -> None:
         ttl=TTL,
         beat=TTL / 10,
         listen=False,
+        pulse=Pulse(),
         on_wake=lambda: None,
         on_lost=lambda: None,
         on_cut_off=lambda: ends.append(lease.age()),
