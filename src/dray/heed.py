@@ -1,4 +1,4 @@
-"""What signals mean to a worker, but for those that end it (S3.35)."""
+"""What orders mean to a worker, and signals, but for those that end it (S3.35)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 
 from dray.standing import Standing
+from dray.store.orders import Order
 
 
 def meanings(standing: Standing, stacks: Callable[[], str]) -> dict[signal.Signals, Callable[[], None]]:
@@ -28,6 +29,17 @@ def meanings(standing: Standing, stacks: Callable[[], str]) -> dict[signal.Signa
         signal.SIGUSR1: show,
         signal.SIGHUP: hang_up,
     }
+
+
+def follow(standing: Standing, order: Order | None) -> None:
+    """Do what the row of the worker tells it."""
+    match order:
+        case Order.STOP:
+            standing.stop("dray stop")
+        case Order.STOP_NOW:
+            standing.stop_now("dray stop --now")
+        case Order.RELOAD:
+            standing.reload("dray reload")
 
 
 def _write(stacks: Callable[[], str]) -> None:

@@ -17,7 +17,7 @@ from dray.discover import where_is
 from dray.errors import StoreError, WorkerGone
 from dray.exchange import Exchange
 from dray.finisher import Finisher
-from dray.heed import meanings
+from dray.heed import follow, meanings
 from dray.intake import PollIntake
 from dray.item import Item
 from dray.job import Outcome
@@ -36,7 +36,6 @@ from dray.slots import Slots
 from dray.stacks import all_stacks
 from dray.standing import Standing
 from dray.stock import Stock
-from dray.store.orders import Order
 from dray.tally import Tally
 from dray.upkeep import Attendance, Telling, Upkeep
 
@@ -238,9 +237,7 @@ class Worker:
             if self._exchange.pass_on(self.worker_id):
                 self.vital.answered()
                 self._outage.is_over(self.worker_id)
-            if self._obedience.is_due():
-                self._exchange.give_back(self._obedience.listen(self.items.values()), "its queue is paused")
-                self._heed_orders()
+            self._listen()
         except WorkerGone:
             self._lost = True
         except StoreError as error:
@@ -261,8 +258,7 @@ class Worker:
         return min(pauses, default=GLANCE)
 
     def _check_limits(self) -> None:
-        seconds = time.monotonic() - self._began
-        idle, cycles = not self.items, self._intake.looks
+        seconds, idle, cycles = time.monotonic() - self._began, not self.items, self._intake.looks
         why = self.limits.reached(seconds=seconds, jobs=self._stock.counted, cycles=cycles, memory=resident, idle=idle)
         if why is not None:
             self.retire(why)
@@ -271,15 +267,15 @@ class Worker:
         """Whether there may be jobs now that were not there a moment ago: due ones, or what upkeep frees in its first round."""
         return (self._upkeep is not None and not self._upkeep.has_looked) or bool(self.store.promote().ready)
 
+    def _listen(self) -> None:
+        """Hear what is paused, and what we are told: also while we wait for the end of what runs."""
+        if self._obedience.is_due():
+            self._exchange.give_back(self._obedience.listen(self.items.values()), "its queue is paused")
+            self._heed_orders()
+
     def _heed_orders(self) -> None:
         told, why = self._obedience.orders, self._obedience.stopped
-        match told.order:
-            case Order.STOP:
-                self.stop("dray stop")
-            case Order.STOP_NOW:
-                self.stop_now("dray stop --now")
-            case Order.RELOAD:
-                self.standing.reload("dray reload")
+        follow(self.standing, told.order)
         if told.stack:
             self.store.roster.answer(self.worker_id, self.job_stacks())
         if why is not None:
@@ -312,6 +308,9 @@ class Worker:
     def _handle_loss(self) -> None:
         """Others think that we are dead, or soon will."""
         self._leave_if_busy()
+        self._listen()  # what the former life was told, before others took it for dead, is meant for us
+        if self.standing.ends:
+            return
         # Nothing runs: what waited here is for others, and this process begins a new life under a new id.
         for item in self._stock.take_unstarted():
             self._stock.settled(item.claim.lease, False)
@@ -353,8 +352,7 @@ class Worker:
             self._inbox.wait(GLANCE)
         abandoned = bool(self.slots.running)
         self._attendance.close()
-        # If the database is away, the silence of our heart says the same.
-        with contextlib.suppress(StoreError):
+        with contextlib.suppress(StoreError):  # if the database is away, the silence of our heart says the same
             self._lease.give_up()
         events.emit("worker.stopped", worker_id=self.worker_id, why=self.standing.why)
         if abandoned:
@@ -374,6 +372,8 @@ class Worker:
             self.slots.end_outside(list(self.slots.running), OUTSIDE_PATIENCE)
         try:
             self._exchange.write(self.worker_id, finishes)
+            if not is_late:
+                self._listen()
         except StoreError as error:
             if is_late:
                 return False  # what cannot be written is freed by rescue

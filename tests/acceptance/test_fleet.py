@@ -185,3 +185,26 @@ def test_an_order_to_one_who_is_dead_is_heard_by_nobody(site: Site) -> None:
     later = site.worker()
     time.sleep(1.5)
     assert later.poll() is None
+
+
+def test_who_waits_for_the_end_of_what_runs_still_hears_what_it_is_told(site: Site) -> None:
+    held = site.enqueue("hold", "gate")
+    process = site.worker()
+    site.is_held("gate")
+    (worker_id,) = alive(site)
+    site.dray("reload", app=False)
+    site.says(process, "worker.stopping")
+    assert f"job {held} " in site.dray("stack", str(held), app=False)
+    site.dray("stop", "--worker", str(worker_id), "--now", "--timeout", "20s", app=False)
+    assert process.wait(10) == 0
+    assert site.row(held).state is State.READY
+
+
+def test_what_a_frozen_worker_was_told_it_hears_later_also_when_others_took_it_for_dead(site: Site) -> None:
+    process, roster = site.worker(DRAY_TTL="3s"), site.app.store.roster
+    (worker,) = roster.listing()
+    process.send_signal(signal.SIGSTOP)
+    site.dray("stop", "--worker", str(worker.id), "--no-wait", app=False)
+    wait_until(lambda: any(roster.declare_dead(beat) for beat in roster.beats()), "it is taken for dead", 20)
+    process.send_signal(signal.SIGCONT)
+    assert process.wait(20) == 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
+from itertools import permutations
 
 import pytest
 
@@ -48,11 +50,19 @@ def test_an_order_is_heard_by_whom_it_was_given_to_and_by_nobody_else(yard: Yard
     assert heard(yard, 99) == Orders()
 
 
-def test_the_last_order_counts(yard: Yard) -> None:
+@pytest.mark.parametrize("orders", list(permutations(Order)))
+def test_whatever_comes_first_who_is_told_to_end_at_once_does(yard: Yard, orders: Sequence[Order]) -> None:
     one = register(yard)
-    for order in (Order.RELOAD, Order.STOP, Order.STOP_NOW):
-        yard.store.roster.give([one], order)
+    for order in orders:
+        assert yard.store.roster.give([one], order) == [one]
     assert heard(yard, one).order is Order.STOP_NOW
+
+
+def test_who_is_told_to_end_does_not_begin_anew_instead(yard: Yard) -> None:
+    one, other = register(yard), register(yard)
+    for order, worker in ((Order.STOP, one), (Order.RELOAD, one), (Order.RELOAD, other), (Order.STOP, other)):
+        yard.store.roster.give([worker], order)
+    assert heard(yard, one).order is heard(yard, other).order is Order.STOP
 
 
 def test_a_stack_is_asked_for_answered_and_read_by_who_asked(yard: Yard) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, case, select, update
 
 from dray.codec import sanitize
 from dray.store.tables import Tables
@@ -21,6 +21,10 @@ class Order(IntEnum):
     RELOAD = 3  # when what runs has ended, with the code as it is by then
 
 
+# What goes before an order, though the worker has yet to hear of it: who is told to end shall not begin anew instead.
+BEFORE = {Order.STOP: (Order.STOP_NOW,), Order.STOP_NOW: (), Order.RELOAD: (Order.STOP, Order.STOP_NOW)}
+
+
 class Orders(NamedTuple):
     """What a worker finds on its row: an order, and whether somebody wants to see where its jobs are."""
 
@@ -32,11 +36,12 @@ NO_ORDERS = Orders()
 
 
 def give(connection: Connection, tables: Tables, ids: Sequence[int], order: Order) -> list[int]:
-    """Tell these workers; gives those of them that are alive to hear it."""
+    """Tell these workers, unless they were told something that goes before it; gives those that are alive to hear it."""
     workers = tables.workers
+    asked = case((workers.c.asked.in_([int(one) for one in BEFORE[order]]), workers.c.asked), else_=int(order))
     told = []
     for worker_id in sorted(ids):
-        mine = update(workers).where(workers.c.id == worker_id, workers.c.state == ALIVE).values(asked=int(order))
+        mine = update(workers).where(workers.c.id == worker_id, workers.c.state == ALIVE).values(asked=asked)
         if connection.execute(mine).rowcount == 1:
             told.append(worker_id)
     return told
