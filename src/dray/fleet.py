@@ -76,16 +76,21 @@ class Fleet:
     ) -> list[int]:
         """Wait until these workers have ended; `tell` is called with those that are left, whenever they are fewer.
 
-        timeout     seconds; None: for as long as it takes. Gives those that have not ended by then
+        timeout     seconds; None: for as long as it takes. Gives those that have not ended by then, and those of whom nothing
+                    has been heard: who is dead or frozen says no goodbye, and if all others have ended nobody says it for them
         """
-        deadline = float("inf") if timeout is None else time.monotonic() + timeout
+        began = heard = time.monotonic()
         seen = None
         while True:
             left = [member for member in self.members() if member.row.id in ids]
             if left and len(left) != seen:
                 tell(left)
                 seen = len(left)
-            if not left or time.monotonic() >= deadline:
+            now = time.monotonic()
+            if not all(member.silent for member in left):
+                heard = now
+            is_over = timeout is not None and now - began >= timeout
+            if not left or is_over or now - heard > self._app.settings.silent_after:
                 return [member.row.id for member in left]
             time.sleep(LOOK_EVERY)
 

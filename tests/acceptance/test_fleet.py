@@ -208,3 +208,10 @@ def test_what_a_frozen_worker_was_told_it_hears_later_also_when_others_took_it_f
     wait_until(lambda: any(roster.declare_dead(beat) for beat in roster.beats()), "it is taken for dead", 20)
     process.send_signal(signal.SIGCONT)
     assert process.wait(20) == 0
+
+
+def test_nobody_waits_for_the_dead(site: Site) -> None:
+    site.app.store.ensure()
+    gone = site.app.store.roster.register(host="elsewhere", pid=1, queues="*", concurrency=1)
+    time.sleep(1.2)
+    assert f"not ended yet: {gone}" in site.dray("stop", app=False, code=1, DRAY_TTL="2s")
