@@ -1,19 +1,25 @@
-"""What a fork of this process must not keep, the ends of sockets by which others see that we are gone; and where it ends."""
+"""What a fork of this process must not keep, the locks and sockets by which others see that we are gone; and where it ends."""
 
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import traceback
 from contextlib import suppress
+from typing import Protocol, TypeVar
 from weakref import WeakSet
 
-_ours: WeakSet[socket.socket] = WeakSet()
+
+class Closable(Protocol):
+    def close(self) -> None: ...
 
 
-def close_in_forks(end: socket.socket) -> socket.socket:
-    """Let forks of this process close it: else its other end would not notice when we die."""
+C = TypeVar("C", bound=Closable)
+_ours: WeakSet[Closable] = WeakSet()
+
+
+def close_in_forks(end: C) -> C:
+    """Let forks of this process close it: else nobody else would notice when we die."""
     _ours.add(end)
     return end
 

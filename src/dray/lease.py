@@ -206,8 +206,15 @@ class WorkerLease:
                     self._obey(line)
         if self._child is child:  # nobody has stopped it
             events.emit("heart.died", worker_id=self.worker_id, code=child.poll())
+            self._start_another(child)
+
+    def _start_another(self, dead: subprocess.Popen[bytes]) -> None:
+        """A heart in place of one that has died: as soon as there is room for a process, whose lack it may have died of."""
+        while True:
             time.sleep(min(1.0, self._beat))
-            if self._child is child:
+            if self._child is not dead:
+                return
+            with contextlib.suppress(OSError):
                 self._start_heart()
 
     def _obey(self, line: bytes) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from dray import wholefile
 from dray.errors import ConfigurationError
+from dray.forks import close_in_forks
 
 LIVE_WITHIN = 60.0  # seconds in which a loop has to come round; a silent database may hold it up for half of that
 WRITE_EVERY = 1.0  # seconds between two writes of the file
@@ -86,6 +87,7 @@ def serve(address: str, facts: Callable[[], dict[str, Any]]) -> ThreadingHTTPSer
         server = ThreadingHTTPServer((host.strip("[]") or "127.0.0.1", int(port)), Handler)
     except (OSError, ValueError, OverflowError) as error:
         raise ConfigurationError(f"no probe at {address}: {error}; give a free port, or HOST:PORT") from error
+    close_in_forks(server.socket)
     threading.Thread(target=server.serve_forever, name="dray-probe", daemon=True).start()
     return server
 

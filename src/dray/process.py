@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from queue import Empty, SimpleQueue
@@ -82,6 +83,16 @@ def leave(code: int, say: Callable[[], None] = lambda: None) -> NoReturn:
         _say_last(say)
     finally:
         os._exit(code)
+
+
+def end_by(seconds: float, code: int) -> None:
+    """From now on this process has so long to end by itself: a thread of a job, which it would wait for, may never do so."""
+
+    def end() -> None:
+        time.sleep(seconds)
+        leave(code)
+
+    threading.Thread(target=end, name="dray-end", daemon=True).start()
 
 
 def restart() -> NoReturn:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
+from io import FileIO
 from pathlib import Path
 
 from dray.errors import ConfigurationError
+from dray.forks import close_in_forks
 
 INHERITED = "DRAY_SINGLE_LOCK"  # how a process that begins anew knows the lock that it has already
 
@@ -21,7 +24,7 @@ class Single:
 
     def __init__(self, name: str, folder: Path | None = None) -> None:
         self.path = (_own_folder() if folder is None else folder) / f"{_as_file_name(name)}.pid"
-        self._number: int | None = None
+        self._file: FileIO | None = None
 
     def take(self) -> bool:
         """Take it; False: another process has it. Raises ConfigurationError when the file cannot be opened."""
@@ -38,9 +41,11 @@ class Single:
                 break
             os.close(number)  # somebody has deleted it meanwhile: another may lock a new one
             number = None
-        os.ftruncate(number, 0)
-        os.pwrite(number, f"{os.getpid()}\n".encode(), 0)
-        self._number = number
+        with contextlib.suppress(OSError):  # a full disk: the number is for people only
+            os.ftruncate(number, 0)
+            os.pwrite(number, f"{os.getpid()}\n".encode(), 0)
+        # A fork that a task makes may outlive us, and would keep the lock; closed in there, it is still ours.
+        self._file = close_in_forks(FileIO(number))
         return True
 
     def _open(self) -> int:
@@ -66,15 +71,15 @@ class Single:
 
     def release(self) -> None:
         """Let another have it."""
-        if self._number is not None:
-            os.close(self._number)
-            self._number = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def hand_on(self) -> None:
         """Keep it over the beginning of a new program in this process."""
-        if self._number is not None:
-            os.set_inheritable(self._number, True)
-            os.environ[INHERITED] = str(self._number)
+        if self._file is not None:
+            os.set_inheritable(self._file.fileno(), True)
+            os.environ[INHERITED] = str(self._file.fileno())
 
     def _inherited(self) -> int | None:
         """The lock this process had before it began anew, if it is on the same file."""

@@ -64,6 +64,10 @@ async def astubborn():
 async def ablocking():
     a_place_to_be_seen()
 
+@app.task(timeout=0.3, retry=1)
+async def leaves_a_thread():
+    await asyncio.to_thread(wait_for, "never", 600)
+
 @app.task(timeout=0.3, hard_timeout=0.8, retry=1, on_crash="fail")
 def entangled():
     import re
@@ -211,6 +215,13 @@ def test_a_run_that_does_not_heed_it_is_ended_with_its_process_and_seen_where_it
     assert site.ended(held).state is State.SUCCEEDED
     site.says(process, "worker.started", times=2)  # a new life, without the thread that goes on for ever
     assert site.ended(site.enqueue("note", "after")).state is State.SUCCEEDED
+    assert end(process) == 0
+
+
+def test_a_worker_does_not_wait_for_ever_for_a_thread_that_a_job_has_left_behind(site: Site) -> None:
+    job = site.enqueue("leaves_a_thread")
+    process = site.worker()
+    assert site.ended(job).error == "TimedOut: it ran longer than 300ms"
     assert end(process) == 0
 
 

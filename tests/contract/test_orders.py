@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import permutations
 
 import pytest
+from sqlalchemy import update
 
 from dray.errors import WorkerGone
 from dray.job import Change, Failed, Finish, HandedBack, Lease, NewJob, Outcome, Snoozed, State
@@ -48,6 +49,13 @@ def test_an_order_is_heard_by_whom_it_was_given_to_and_by_nobody_else(yard: Yard
     later = register(yard)
     assert heard(yard, later) == Orders()
     assert heard(yard, 99) == Orders()
+
+
+def test_an_order_of_a_newer_version_is_none(yard: Yard) -> None:
+    one = register(yard)
+    workers = yard.store.tables.workers
+    yard.store.database.once(lambda connection: connection.execute(update(workers).values(asked=99)))
+    assert heard(yard, one) == Orders()
 
 
 @pytest.mark.parametrize("orders", list(permutations(Order)))

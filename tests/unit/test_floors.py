@@ -136,7 +136,7 @@ FLOORS: list[set[str]] = [
 NEIGHBOURS: dict[str, set[str]] = {
     "meter": {"pids"},
     "outside.programs": {"process"},
-    "probe": {"wholefile"},
+    "probe": {"wholefile", "forks"},
     "store.agenda": {"store.expire", "store.tables", "store.promote", "store.settle", "store.owed", "store.notices"},
     "cli.probe": {"cli.options"},
     "deadlines": {"item"},
@@ -259,6 +259,7 @@ NEIGHBOURS: dict[str, set[str]] = {
         "store.caller",
     },
     "task": {"hooks", "context"},
+    "single": {"forks"},
     "examples": {"context", "task"},
     "runner": {"hooks", "context", "task"},
     "lease": {"heartbeat"},

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,6 +39,42 @@ def test_a_file_that_was_deleted_locks_nobody_out(tmp_path: Path) -> None:
     assert not Single("x", tmp_path).take()
     for each in (one, other):
         each.release()
+
+
+FORKS = """
+import os, sys, time
+from pathlib import Path
+from dray.single import Single
+
+lock = Single("x", Path(sys.argv[1]))
+assert lock.take()
+if os.fork() == 0:
+    time.sleep(600)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_fork_that_outlives_who_had_it_does_not_keep_it(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", FORKS, str(tmp_path)], start_new_session=True)
+    try:
+        process.wait(30)
+        os.killpg(process.pid, 0)  # the fork is there still
+        other = Single("x", tmp_path)
+        assert other.take()
+        other.release()
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_a_full_disk_keeps_nobody_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    one = Single("x", tmp_path)
+    assert one.take()
+    assert not Single("x", tmp_path).take()
+    one.release()
 
 
 def test_a_link_is_not_followed(tmp_path: Path) -> None:

@@ -14,13 +14,14 @@ from dray.cli.options import PATH, duration, option, setting, size, verb
 from dray.errors import BadOption
 from dray.limits import Limits
 from dray.options import parse_priorities
-from dray.process import bury, hold_signals, restart
+from dray.process import bury, end_by, hold_signals, restart
 from dray.selection import PRIORITY, STRATEGIES, TaskFilter, choice_of, read_queues
 from dray.single import Single
 from dray.tending.tended import tender_line, under_tender
 from dray.worker import Worker
 
 CONFLICT = 4
+LINGERS = 10.0  # seconds until threads that jobs have left behind are left behind by the process
 PAUSED = "DRAY_BEGINS_PAUSED"  # how a worker that begins anew knows that it was paused
 
 
@@ -142,7 +143,9 @@ def worker(
     if probe_file is not None:
         probe.write(probe_file, working.vital.facts)
     with under_tender(line, working):
-        return working.run()
+        code = working.run()
+    end_by(LINGERS, code)
+    return code
 
 
 def begin_anew(lock: Single | None, *, paused: bool) -> None:

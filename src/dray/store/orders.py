@@ -21,6 +21,7 @@ class Order(IntEnum):
     RELOAD = 3  # when what runs has ended, with the code as it is by then
 
 
+KNOWN = frozenset(map(int, Order))
 # What goes before an order, though the worker has yet to hear of it: who is told to end shall not begin anew instead.
 BEFORE = {Order.STOP: (Order.STOP_NOW,), Order.STOP_NOW: (), Order.RELOAD: (Order.STOP, Order.STOP_NOW)}
 
@@ -50,7 +51,8 @@ def give(connection: Connection, tables: Tables, ids: Sequence[int], order: Orde
 def orders_of(asked: int | None, stack_asked: int | None, stack_at: int | None) -> Orders:
     """What the columns of a worker's row say."""
     wanted = stack_asked is not None and (stack_at is None or stack_at < stack_asked)
-    return Orders(None if asked is None else Order(asked), wanted)
+    # What a newer version may say means nothing here.
+    return Orders(None if asked is None or asked not in KNOWN else Order(asked), wanted)
 
 
 def ask_stack(connection: Connection, tables: Tables, worker_id: int) -> int | None:
