@@ -13,7 +13,7 @@ from dray.errors import StoreUnavailable
 from dray.job import Failed, Flag, HandedBack, NewJob, Snoozed, State, UniqueKey, wide_hash
 from dray.rates import KEPT
 from dray.stations import gate_hash
-from dray.store import limits, open_store
+from dray.store import follow, limits, open_store
 from dray.store.owed import Owed
 from dray.store.sql import SqlStore
 from tests.contract.yard import Yard
@@ -499,6 +499,29 @@ def test_those_behind_a_head_are_taken_only_if_they_are_of_its_queue_and_have_se
     ids = [yard.add(group="g"), yard.add(group="g"), yard.add(group="g", queue="other"), yard.add(group="g")]
     (head,) = yard.take()
     assert [claim.id for claim in yard.store.follow(yard.worker, head, 10)] == [ids[1]]
+
+
+@pytest.mark.rows("C14", "S2.55")
+def test_a_head_is_not_given_to_another_while_its_worker_takes_those_behind_it(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that sleeps there past its TTL would else run the second of a group while another runs the first."""
+    if yard.store.tables.dialect.name == "sqlite":
+        pytest.skip("SQLite has one writer at a time")
+    first, second = yard.add(group="g"), yard.add(group="g")
+    (head,) = yard.take()
+    take, freed = follow._take, []
+
+    def sleep(*arguments: Any) -> Any:
+        yard.store.roster.leave(yard.worker)
+        freed.append(yard.store.rescue().freed)
+        return take(*arguments)
+
+    monkeypatch.setattr(follow, "_take", sleep)
+    assert [claim.id for claim in yard.store.follow(yard.worker, head, 10)] == [second]
+    assert freed == [0]
+    assert yard.store.rescue().freed == 2
+    assert [yard.state(id) for id in (first, second)] == ["ready", "blocked: group"]
 
 
 def test_a_new_limit_has_the_numbers_of_the_latest_enqueue(yard: Yard) -> None:

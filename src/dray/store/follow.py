@@ -20,7 +20,6 @@ from dray.store.gates import lock
 from dray.store.tables import Tables
 
 _COLUMNS = ", ".join(f"j.{column}" for column in CLAIM_COLUMNS)
-_IS_HEAD = f"SELECT 1 FROM {{jobs}} WHERE id = :i AND fence = :f AND state = {RUNNING} AND group_held >= {int(Held.HOLDS)}"
 _ALIVE = "SELECT 1 FROM {workers} WHERE id = :w AND state = 0"
 # The line in its order, as settle goes through it.
 _LINE = (
@@ -41,14 +40,21 @@ def follow(
     assert head.group_hash is not None
     if not lock(connection, tables, GROUP, [head.group_hash]):
         return []  # nobody stands behind it
-    mine = connection.execute(tables.text(_IS_HEAD), {"i": head.id, "f": head.fence}).first()
-    if mine is None or connection.execute(tables.text(_ALIVE), {"w": worker_id}).first() is None:
+    if not _is_ours(connection, tables, head) or connection.execute(tables.text(_ALIVE), {"w": worker_id}).first() is None:
         return []
     alike = name_hash(head.task), name_hash(head.queue), None, 0
     rows = connection.execute(tables.text(_LINE), {"g": head.group_hash, "n": limit})
     ours = takewhile(lambda row: tuple(row[2:]) == alike and (priorities is None or row[1] in priorities), rows)
     ids = [row[0] for row in ours]
     return _take(connection, tables, worker_id, ids) if ids else []
+
+
+def _is_ours(connection: Connection, tables: Tables, head: Claim) -> bool:
+    """Whether the head is run under this lease. Its row stays locked, or a rescuer could give it to another worker while this
+    one takes those behind it. Whom somebody has is not waited for: they go on one by one then."""
+    statement = tables.text(tables.dialect.lock_ids("{jobs}", "j.fence, j.state, j.group_held", skip=True))
+    row = connection.execute(statement, {"doc": document([head.id])}).first()
+    return row is not None and (row[0], row[1]) == (head.fence, RUNNING) and (row[2] or 0) >= Held.HOLDS
 
 
 def _take(connection: Connection, tables: Tables, worker_id: int, line: list[int]) -> list[Claim]:
