@@ -115,7 +115,7 @@ class Attendance(_Chores):
         self._dropped = 0  # lines that found no room
         self._bytes = 0  # of those lines, roughly
         self._forgotten: list[Lease] = []  # runs whose stored lines are to go
-        self._lock = threading.Lock()
+        self._lock, self._storing = threading.Lock(), threading.Lock()
         self._every = min(ATTEND_EVERY, worker.app.settings.beat)
         self._count_at = 0.0
         self._reported: tuple[bool, int, int] | None = None
@@ -203,6 +203,10 @@ class Attendance(_Chores):
             self._worker.slots.cancel(item)
 
     def _store_lines(self) -> None:
+        with self._storing:  # who flushes before an end also waits for what another thread is just storing
+            self._store_what_there_is()
+
+    def _store_what_there_is(self) -> None:
         with self._lock:
             lines, self._lines, self._bytes = self._lines, [], 0
             forgotten, self._forgotten = self._forgotten, []

@@ -162,6 +162,11 @@ if how == "polite":
     import signal
     signal.signal(signal.SIGTERM, lambda *_: None)
     open("sleeping", "w").write("1"); time.sleep(2)
+if how == "patient":
+    import signal
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    open("waiting", "w").write("1")
+    while not os.path.exists("go"): time.sleep(0.01)
 if how == "env": print({name: value for name, value in os.environ.items() if name.startswith("DRAY_")})
 if how == "raw": sys.stdout.buffer.write(b"\xff\x00 \xc3\xa4\n")
 if how == "left":
@@ -412,10 +417,11 @@ def test_a_program_is_asked_to_end_and_then_ended_with_all_that_it_has_started(s
 
 
 def test_a_program_that_ends_with_zero_has_done_its_work_whatever_was_asked_of_it(site: Site) -> None:
-    timed, cancelled = site.enqueue("limited", kwargs={"how": "polite"}), site.enqueue("say", kwargs={"how": "polite"})
+    timed, cancelled = site.enqueue("limited", kwargs={"how": "polite"}), site.enqueue("say", kwargs={"how": "patient"})
     site.worker()
-    wait_until((site.folder / "sleeping").exists, "it works", 60)
+    wait_until((site.folder / "waiting").exists, "it works", 60)
     site.dray("cancel", str(cancelled))
+    site.let_go("go")
     assert site.ended(timed).state is State.SUCCEEDED
     assert site.ended(cancelled).state is State.SUCCEEDED
 

@@ -341,7 +341,7 @@ def test_a_retry_with_children_revives_what_was_cancelled_because_of_the_job_and
     assert {job.refresh().state for job in cancelled} == {State.CANCELLED}
 
     moved = admin.retry_with_children([broken.id])
-    assert [move.id for move in moved] == [broken.id, doomed.id, waits.id, grandchild.id]
+    assert [move.id for move in moved] == [broken.id, doomed.id, waits.id, grandchild.id], moved
     assert [job.refresh().state for job in (by_hand, late, other)] == [State.CANCELLED] * 3
 
     # Cancelled by hand the second time, it stays so.
