@@ -475,6 +475,16 @@ def test_children_of_an_earlier_life_that_were_pruned_do_not_count(yard: Yard) -
     assert yard.state(spawner) == "succeeded"
 
 
+@pytest.mark.rows("C27")
+def test_who_was_given_up_before_his_parents_end_was_known_is_found_by_it(yard: Yard) -> None:
+    """Once in fifty times, on a busy machine, a retry of the parent revived nobody."""
+    parent = yard.add()
+    child = yard.add(after=(parent,))
+    yard.store.desk.cancel([child], doomed=True)
+    yard.end(yard.take()[0], BAD)
+    assert yard.store.desk.doomed_by(parent) == [child]
+
+
 @pytest.mark.rows("S3.59", "C66")
 @pytest.mark.parametrize("pruned", [False, True])
 def test_children_that_failed_in_an_earlier_life_do_not_count_in_the_next(yard: Yard, pruned: bool) -> None:

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, and_, select, update
+from sqlalchemy import Connection, and_, or_, select, update
 
 from dray.errors import BadOption, LeaseLost
 from dray.job import Flag, Lease, NewJob, Reason
@@ -206,7 +206,9 @@ def dependents(connection: Connection, tables: Tables, id: int, limit: int = 100
 def doomed_by(connection: Connection, tables: Tables, id: int, after: int = 0, limit: int = 1000) -> list[int]:
     """Jobs behind this id that were cancelled because that one failed or was cancelled, or was given up."""
     edges, history = tables.edges, tables.history
-    hopeless = and_(edges.c.policy.in_((ALL_SUCCEEDED, OR_CANCEL)), edges.c.outcome.in_((FAILED, CANCELLED)))
+    # How that one ended need not be known yet: who gives it up may come before the consequences of its failure.
+    failed = or_(edges.c.outcome.is_(None), edges.c.outcome.in_((FAILED, CANCELLED)))
+    hopeless = and_(edges.c.policy.in_((ALL_SUCCEEDED, OR_CANCEL)), failed)
     some = select(history.c.id).join_from(edges, history, history.c.id == edges.c.job_id)
     some = some.where(edges.c.needs_id == id, edges.c.job_id > after, hopeless)
     some = some.where(history.c.state == CANCELLED, history.c.flags.op("&")(int(Flag.DOOMED)) != 0)
