@@ -82,13 +82,13 @@ def enqueue_many(shop: Shop, points: Failpoints, scene: Scene) -> None:
     adding(shop, 1, lambda: shop.add(1, "plain", count=3, labels={"trial": "failpoints"}))
 
 
-def enqueue_within(shop: Shop, points: Failpoints, scene: Scene) -> None:
-    """An order and its jobs, in one transaction of the caller's."""
+def enqueue_within(shop: Shop, points: Failpoints, scene: Scene, **options: Any) -> None:
+    """An order and its jobs in one transaction of the caller's; behind its commit the lines they stand in are settled."""
     engine = sa.create_engine(shop.plan.url)
     with engine.connect():
         pass  # whatever SQLAlchemy asks of a new server is asked here
     points.watch(engine)
-    task = shop.tasks["plain"].using(labels={"trial": "failpoints"})
+    task = shop.tasks["plain"].using(**options or {"labels": {"trial": "failpoints"}})
     with points.operation("enqueue within"), suppress(DBAPIError), engine.connect() as connection:
         shop.receipt.write("intend", 1, 2, "plain")
         connection.execute(ORDERS.insert().values(n=1))

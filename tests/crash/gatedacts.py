@@ -6,14 +6,10 @@ Behind each commit follows what it leaves to others, in transactions of its own;
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
-
-import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError
+from functools import partial
 
 from dray import Limit, Unique
-from dray.errors import StoreError
-from tests.crash.acts import DONE, ORDERS, UNDONE, Act, Scene, adding, ordered, work
+from tests.crash.acts import DONE, UNDONE, Act, Scene, adding, enqueue_within, ordered, work
 from tests.crash.byhand import HandWorker
 from tests.crash.failpoints import Failpoints
 from tests.crash.gatedmoves import MOVES
@@ -63,26 +59,6 @@ def ended_parents(shop: Shop) -> Scene:
     ids = shop.add(1, "plain", count=2)
     HandWorker(shop.app).work()
     return {"after": ids}
-
-
-def enqueue_within_line(shop: Shop, points: Failpoints, scene: Scene) -> None:
-    """An order and its jobs, in one transaction of the caller's, behind whose commit the line is settled."""
-    engine = sa.create_engine(shop.plan.url)
-    with engine.connect():
-        pass  # whatever SQLAlchemy asks of a new server is asked here
-    points.watch(engine)
-    task = shop.tasks["plain"].using(group="g", limit=TWO)
-    with points.operation("enqueue within"), suppress(DBAPIError), engine.connect() as connection:
-        shop.receipt.write("intend", 1, 2, "plain")
-        connection.execute(ORDERS.insert().values(n=1))
-        try:
-            with shop.app.transaction(connection):
-                jobs = shop.app.enqueue_many([task.bind(1, 0.0), task.bind(2, 0.0)])
-        except StoreError as error:
-            shop.receipt.write("refused", 1, type(error).__name__)
-            return
-        connection.commit()
-        shop.receipt.write("added", 1, *[job.id for job in jobs])
 
 
 def joined(count: int, edges: int = 0) -> Callable[[Ledger, list[Row]], str]:
@@ -176,7 +152,7 @@ ENQUEUES = {
     "enqueue first": Act(("enqueue",), nobody, enqueue_first, joined(1)),
     "enqueue after": Act(("enqueue",), parents_and_a_free_key, enqueue_after, joined(1, edges=2)),
     "enqueue after ended": Act(("enqueue",), ended_parents, enqueue_after, joined(1, edges=2)),
-    "enqueue within line": Act(("settle", "enqueue within"), nobody, enqueue_within_line, ordered),
+    "enqueue within line": Act(("settle", "enqueue within"), nobody, partial(enqueue_within, group="g", limit=TWO), ordered),
 }
 WORKERS = {
     "groups": Act(("claim", "finish", "mark"), two_groups, work),
