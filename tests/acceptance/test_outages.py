@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.crash.audit import Story, summary
-from tests.crash.crew import EXIT_LOST, crew_of
+from tests.crash.crew import EXIT_LOST, Crew, Hand, crew_of
 from tests.crash.ledger import Ledger
 from tests.crash.outages import Outage, Weather
 from tests.crash.receipt import steady
@@ -191,6 +191,14 @@ def test_a_commit_without_an_answer_loses_and_repeats_nothing(stoppable: Databas
         nobody_is_left(crew, ledger)
 
 
+def it_comes_back(crew: Crew, wire: Wire, ledger: Ledger, silent: Hand, other: Hand) -> None:
+    """The network does; the one that has ended meanwhile is all that anything may be put down to."""
+    crew.look_after()
+    crew.plan.gate(other.name).touch()
+    wire.restore()
+    all_done_once(crew, ledger, crew.plan.ttl, [silent])
+
+
 @pytest.mark.rows("C12", "C19")
 @pytest.mark.timeout(120)
 def test_a_worker_whose_network_falls_silent_ends_before_others_take_over(
@@ -207,10 +215,7 @@ def test_a_worker_whose_network_falls_silent_ends_before_others_take_over(
         begun = min(start.time for start in held(crew) if start.holder == other.name)
         assert silent.code == EXIT_LOST, "others started before it had ended"
         print(f"\nothers began {begun - stopped:.2f} s after the silence, with a TTL of {ttl:g} s")
-        crew.look_after()
-        crew.plan.gate(other.name).touch()
-        wire.restore()
-        all_done_once(crew, ledger, ttl, [silent])
+        it_comes_back(crew, wire, ledger, silent, other)
 
 
 @pytest.mark.timeout(120)
@@ -230,10 +235,7 @@ def test_a_worker_whose_network_and_python_stand_still_is_ended_before_others_ta
         wire.silence()
         wait_until(runs_of(crew, other), "the other worker to take over", 3 * ttl + 10)
         assert silent.code == -signal.SIGKILL, "others started before it had ended"
-        crew.look_after()
-        crew.plan.gate(other.name).touch()
-        wire.restore()
-        all_done_once(crew, ledger, ttl, [silent])
+        it_comes_back(crew, wire, ledger, silent, other)
 
 
 @pytest.mark.rows("S2.80", "C87")

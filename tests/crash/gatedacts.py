@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 
 from dray import Limit, Unique
-from tests.crash.acts import DONE, UNDONE, Act, Scene, adding, enqueue_within, ordered, work
+from tests.crash.acts import DONE, UNDONE, Act, Scene, adding, enqueue_within, hand_back, ordered, work
 from tests.crash.byhand import HandWorker
 from tests.crash.failpoints import Failpoints
 from tests.crash.gatedmoves import MOVES
@@ -137,16 +137,6 @@ def end_one(shop: Shop, points: Failpoints, scene: Scene) -> None:
     HandWorker(shop.app, max_jobs=1).work()
 
 
-def hand_back_in_line(shop: Shop, points: Failpoints, scene: Scene) -> None:
-    worker = HandWorker(shop.app)
-    worker.slots.room = 0
-    worker.begin()
-    while not worker.items and not worker.over:
-        worker.turn()
-    worker.stop()
-    worker.end()
-
-
 ENQUEUES = {
     "enqueue in line": Act(("enqueue many",), somebody_in_line, enqueue_in_line, joined(3)),
     "enqueue first": Act(("enqueue",), nobody, enqueue_first, joined(1)),
@@ -161,6 +151,6 @@ WORKERS = {
     "family": Act(("claim", "finish", "enqueue many"), a_family, work_with_edges_in_sight),
     "ahead": Act(("claim", "finish", "follow"), a_long_line, work, repeats=frozenset({"g"})),
     "end one": Act(("finish",), a_line_of_three, end_one),
-    "hand back in line": Act(("hand back",), two_limits, hand_back_in_line),
+    "hand back in line": Act(("hand back",), two_limits, hand_back),
 }
 GATED = {**ENQUEUES, **WORKERS, **MOVES}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dray import wholefile
+from dray import probe, wholefile
 from dray.errors import ConfigurationError
 from dray.single import Single
 
@@ -64,6 +64,33 @@ def test_a_fork_that_outlives_who_had_it_does_not_keep_it(tmp_path: Path) -> Non
         other.release()
     finally:
         os.killpg(process.pid, signal.SIGKILL)
+
+
+PROBED = """
+import os, sys, time
+from dray import probe
+
+server = probe.serve("0", lambda: {})
+print(server.server_address[1], flush=True)
+if os.fork() == 0:
+    time.sleep(600)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_nor_the_port_of_its_probe() -> None:
+    process = subprocess.Popen([sys.executable, "-c", PROBED], start_new_session=True, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        port = process.stdout.readline().strip()
+        process.wait(30)
+        os.killpg(process.pid, 0)  # the fork is there still
+        server = probe.serve(port, dict)
+        server.shutdown()
+        server.server_close()
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 def test_a_full_disk_keeps_nobody_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
