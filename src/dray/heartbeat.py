@@ -391,7 +391,7 @@ def main() -> None:
         plan = json.loads(orders.readline())
     heart = Heart(plan, int(plan["parent"]))
     watch = heart.pulse.Watch(int(plan["page"]), heart.parent, frozen=heart.parent_is_stopped, gone=heart.parent_is_gone)
-    _thread.start_new_thread(watch.keep, (heart.has_lost,))
+    _thread.start_new_thread(watch.keep, (heart.has_lost, plan["ttl"]))
     heart.get_ready()
     heart.live()
 

@@ -87,13 +87,14 @@ class Watch:
         self._worker, self._frozen, self._gone = worker, frozen, gone
         self._tick, self._still, self._looked = 0.0, 0.0, time.monotonic()
 
-    def keep(self, has_lost: Callable[[], bool]) -> None:
+    def keep(self, has_lost: Callable[[], bool], ttl: float) -> None:
         """Look until the worker is gone. In a thread of its own: a silent network may hold up all others of the heart.
 
         has_lost    whether others may be about to take over what the worker runs
+        ttl         seconds of its lease: what is left of a short one is soon over
         """
         while not self._gone():
-            time.sleep(LOOK_EVERY)
+            time.sleep(min(LOOK_EVERY, ttl * (1 - LIVE_UNTIL) / 4))
             still = self.still()
             if min(still, self.late()) > HANGS_AFTER:
                 self.end("a job goes on past its last limit", signal.SIGABRT)
