@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import sys
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from benchmarks import workers
 from benchmarks.raw import CREATE_ORDER, ORDER
 from benchmarks.stamps import Stamps, made
 from benchmarks.tasks import ahead, on
-from benchmarks.workload import GAP, NOTE, chunks
+from benchmarks.workload import NOTE, chunks
 from dray import Limit
 
 
@@ -137,14 +136,7 @@ def latencies(url: str, jobs: int, idle: float) -> dict[str, float]:
     """What a job waits for an idle worker, and what that worker and its heartbeat process cost at rest."""
     app, task = on(url)
     with made(jobs + 1) as stamps, _working(url, stamps, 1) as running:
-        task.enqueue(jobs, NOTE)  # once this one has run, the worker is up
-        workers.until_run(running, stamps, range(jobs, jobs + 1), 60)
-        sent = []
-        for number in range(jobs):
-            time.sleep(GAP * random.uniform(0.8, 1.2))  # not in step with anything that looks at regular times
-            sent.append(time.monotonic_ns())
-            task.enqueue(number, NOTE)
-        workers.until_run(running, stamps, range(jobs), 60)
-        figures = workers.waits(stamps, sent) | workers.idled(running, idle)
+        figures = workers.awaited(running, stamps, jobs, lambda number: task.enqueue(number, NOTE))
+        figures |= workers.idled(running, idle)
     app.close()
     return figures

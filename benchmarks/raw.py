@@ -22,6 +22,7 @@ from dray.store import claim, finish
 from dray.store.dialects import host_clock
 
 BATCH = 500  # jobs in one transaction
+ARGS = claim.CLAIM_COLUMNS.index("args")  # where they stand in a row that was claimed
 COLUMNS = (
     "state, queue_hash, priority, ready_at, fence, attempt, max_attempts, crashes, snoozes, flags, created_at, task_hash,"
     " signature, queue, task, args"
@@ -96,11 +97,11 @@ def opened(url: str) -> Iterator[Raw]:
 def drained(url: str, jobs: int) -> float:
     """Seconds to claim so many jobs and move them to the history, in one transaction for each batch."""
     with opened(url) as raw:
-        worker = _worker(raw)
+        worker = registered(raw)
         began = time.perf_counter()
         for _ in range(-(-jobs // BATCH)):
             with raw.transaction():
-                _end(raw, _claim(raw, worker))
+                _end(raw, claimed(raw, worker))
         passed = time.perf_counter() - began
         ended = raw.run("SELECT count(*) FROM {history}").fetchone()[0]
         if ended != jobs:
@@ -108,7 +109,8 @@ def drained(url: str, jobs: int) -> float:
         return passed
 
 
-def _worker(raw: Raw) -> int:
+def registered(raw: Raw) -> int:
+    """A worker that is alive, by its id."""
     numbers = dict.fromkeys(("state", "pid", "started_at", "generation"), 0)
     values = {**numbers, "host": "", "queues": "*", "concurrency": 1, "beat_at": host_clock()}
     names = ", ".join(values)
@@ -116,7 +118,8 @@ def _worker(raw: Raw) -> int:
     return int(raw.run("SELECT max(id) FROM {workers}").fetchone()[0])
 
 
-def _claim(raw: Raw, worker: int) -> list[Any]:
+def claimed(raw: Raw, worker: int) -> list[Any]:
+    """Take as many as there are, at most a batch."""
     queue, priority = name_hash("default"), 100
     rows = raw.dialect.rows({"id": "int"})
     if raw.dialect.name == "postgresql":
@@ -161,8 +164,13 @@ def inserted_one_by_one(url: str, jobs: int) -> float:
     with opened(url) as raw:
         began = time.perf_counter()
         for number in range(jobs):
-            raw.run(INSERT, **_row(number))
+            inserted(raw, number)
         return time.perf_counter() - began
+
+
+def inserted(raw: Raw, number: int) -> None:
+    """Insert this one, with a commit of its own."""
+    raw.run(INSERT, **_row(number))
 
 
 def inserted_in_chunks(url: str, jobs: int) -> float:

@@ -42,7 +42,8 @@ class Report:
         if beside is None:
             return None
         pairs = zip(series.figures, beside.figures, strict=False)
-        return median(mine[RATE] / raw[RATE] for mine, raw in pairs)
+        measure = series.measure
+        return median(mine[measure] / raw[measure] for mine, raw in pairs)
 
     def save(self, path: Path) -> None:
         rows: list[dict[str, Any]] = [
@@ -97,10 +98,12 @@ class Report:
 
     def _waits(self, waits: list[Series]) -> Table:
         names = list(waits[0].figures[0])
-        table = _table("database", "row", numbers=(*names, "others' CPU"))
+        table = _table("database", "row", numbers=(*names, "p50 of raw", "others' CPU"))
         for one in waits:
             shown = [f"{one.median(name):.1f}" for name in names]
-            table.add_row(one.database, one.row.name, *shown, f"{median(one.others):.1f}")
+            ratio = self.ratio(one)
+            share = "" if ratio is None else f"{ratio:.2f}"
+            table.add_row(one.database, one.row.name, *shown, share, f"{median(one.others):.1f}")
         return table
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import dray_rows, raw
+from benchmarks import dray_rows, listener, raw
 from benchmarks.beds import SQL
 from benchmarks.peer_rows import Guest
 from benchmarks.peers.catalogue import FOLDER, PEERS, Peer
@@ -54,6 +54,10 @@ def _single(size: Size) -> int:
     return size.single
 
 
+def _waits(size: Size) -> int:
+    return size.waits
+
+
 def _rate(seconds: Callable[[str, int], float]) -> Callable[[str, int, Size], Figures]:
     return lambda url, jobs, size: {"jobs/s": jobs / seconds(url, jobs)}
 
@@ -89,7 +93,9 @@ def _own() -> Iterator[Row]:
         below = kind.replace("enqueue", "raw")
         yield Row(name=below, kind=kind, run=_rate(bare), jobs=jobs)
         yield Row(name=kind, kind=kind, run=_rate(own), jobs=jobs, raw=below)
-    yield Row(name="latency", kind="latency", run=_wait(dray_rows.latencies), jobs=lambda size: size.waits)
+    least = Row(name="raw-latency", kind="latency", run=_wait(listener.latencies), jobs=_waits, databases=("postgresql",))
+    yield least
+    yield Row(name="latency", kind="latency", run=_wait(dray_rows.latencies), jobs=_waits, raw=least.name)
 
 
 def rows_of(peer: Peer, folder: Path) -> Iterator[Row]:
@@ -116,7 +122,7 @@ def rows_of(peer: Peer, folder: Path) -> Iterator[Row]:
     yield row("enqueue-one", _rate(guest.enqueued_one_by_one), _single, "enqueue-one")
     if peer.bulk:
         yield row("enqueue-many", _rate(guest.enqueued_in_chunks), _all, "enqueue-many")
-    yield row("latency", _wait(guest.latencies), lambda size: size.waits, "latency")
+    yield row("latency", _wait(guest.latencies), _waits, "latency")
 
 
 def all_rows(folder: Path = FOLDER) -> dict[str, Row]:

@@ -8,6 +8,7 @@ from statistics import median
 from benchmarks.rows import Figures, Row
 
 RATE = "jobs/s"
+WAIT = "p50 ms"
 
 
 @dataclass(slots=True)
@@ -18,6 +19,11 @@ class Series:
     row: Row
     figures: list[Figures] = field(default_factory=list)
     others: list[float] = field(default_factory=list)  # processors that everybody else used meanwhile
+
+    @property
+    def measure(self) -> str:
+        """By which it is compared with another."""
+        return RATE if RATE in self.figures[0] else WAIT
 
     def median(self, name: str) -> float:
         return median(one[name] for one in self.figures)

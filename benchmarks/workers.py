@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import quantiles
@@ -15,6 +16,7 @@ from typing import IO
 
 from benchmarks.machine import cpus, memory
 from benchmarks.stamps import VARIABLE, Stamps
+from benchmarks.workload import GAP
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 600.0  # seconds, for the slowest of drains
@@ -105,6 +107,20 @@ def until_run(workers: list[Worker], stamps: Stamps, numbers: range, seconds: fl
     while not all(stamps.times()[numbers.start : numbers.stop]):
         _check(workers, stamps, len(numbers), deadline)
         time.sleep(0.01)
+
+
+def awaited(workers: list[Worker], stamps: Stamps, jobs: int, send: Callable[[int], object]) -> dict[str, float]:
+    """What jobs wait that are sent one by one to workers with nothing else to do; the stamps have room for one more, by which
+    it is seen that the workers are up."""
+    send(jobs)
+    until_run(workers, stamps, range(jobs, jobs + 1), 60)
+    sent = []
+    for number in range(jobs):
+        time.sleep(GAP * random.uniform(0.8, 1.2))  # not in step with anything that looks at regular times
+        sent.append(time.monotonic_ns())
+        send(number)
+    until_run(workers, stamps, range(jobs), 60)
+    return waits(stamps, sent)
 
 
 def waits(stamps: Stamps, sent: list[int]) -> dict[str, float]:

@@ -93,7 +93,7 @@ class SqlStore:
     # --- enqueue --------------------------------------------------------------------------------------------------------
 
     def add(self, jobs: Sequence[NewJob]) -> list[Added]:
-        """Insert jobs, all or none; ids in the order of the jobs. A single job is one round trip.
+        """Insert jobs, all or none; ids in the order of the jobs. A single job is one round trip, or two with a hint.
 
         Raises OutcomeUnknown when the connection broke after the jobs were sent.
         """
@@ -110,8 +110,15 @@ class SqlStore:
                 stand_in_order(own, self.tables, strict)
             return add(own, self.tables, jobs)
 
+        def at_once(own: Connection) -> list[Added]:
+            added, _ = work(own)
+            self.bell.ring_by(own, ready_of(added, jobs))
+            return added
+
         try:
-            added = self.database.once(work)[0] if is_one_statement(jobs) else self.settler.transact(work)
+            if is_one_statement(jobs):
+                return self.database.once(at_once)
+            added = self.settler.transact(work)
         except StoreUnavailable as error:
             if sent and self._is_unsure(error):
                 raise OutcomeUnknown([job.key for job in jobs if job.key is not None]) from error

@@ -10,7 +10,8 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from sqlalchemy import text
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 
 from dray.errors import DrayError
 from dray.job import Ready, name_hash
@@ -18,6 +19,7 @@ from dray.store.connect import Database
 from dray.store.tables import Tables
 
 DEBOUNCE = 0.01  # seconds between two notifications of one process
+_NOTIFY = text("SELECT pg_notify(:channel, payload) FROM unnest(CAST(:payloads AS text[])) AS payload")
 FAREWELL = 1.0  # seconds an ending process waits for its last notification
 
 
@@ -38,8 +40,9 @@ class _Later(NamedTuple):
 class Bell:
     """Rings for ready jobs: in this process at once, on PostgreSQL for the others too.
 
-    NOTIFY within the writer's transaction makes all commits of the database stand in line, so it is sent afterwards, by a
-    thread, on a connection of its own choosing, for many jobs at once. The first ring after a silence goes out immediately.
+    NOTIFY within the writer's transaction makes all commits of the database stand in line, so it is sent afterwards: the first
+    after a silence by the writer itself, on the connection it has in hand, since each change of threads or connections costs
+    an idle worker as much time again; all others by a thread, for many jobs at once.
     """
 
     def __init__(self, database: Database, tables: Tables) -> None:
@@ -56,6 +59,7 @@ class Bell:
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
         self._busy = False
+        self._sent = float("-inf")
 
     @property
     def wakes(self) -> bool:
@@ -73,6 +77,36 @@ class Bell:
         if queues:
             self._ring(queues)
 
+    def ring_by(self, connection: Connection, ready: Iterable[Ready]) -> None:
+        """The same by a connection that has just committed them: at once, if there has been nothing to say for a moment. Never
+        fails either: the jobs are there, whatever becomes of a hint.
+        """
+        queues = {one.queue for one in ready}
+        if not queues:
+            return
+        if not (self._afar and self._is_silent()):
+            self._ring(queues)
+            return
+        self._tell_here()
+        try:
+            self._send(connection, queues)
+        except DBAPIError as error:
+            if self._database.dialect.is_away(error):
+                connection.invalidate()
+
+    def _is_silent(self) -> bool:
+        """Whether nobody sends or has sent for a moment; then the caller does."""
+        with self._wake:
+            now = time.monotonic()
+            if self._busy or self._queues or now - self._sent < DEBOUNCE:
+                return False
+            self._sent = now
+            return True
+
+    def _send(self, connection: Connection, queues: set[str]) -> None:
+        payloads = [str(name_hash(queue)) for queue in sorted(queues)]
+        connection.execute(_NOTIFY, {"channel": self._channel, "payloads": payloads})
+
     def ring_when(self, committed: Callable[[], bool], queues: set[str], then: Callable[[], None]) -> None:
         """Ring, and then do something, as soon as the caller's own transaction, which is just being committed, is over."""
         with self._wake:
@@ -80,9 +114,12 @@ class Bell:
             self._start()
             self._wake.notify()
 
-    def _ring(self, queues: set[str]) -> None:
+    def _tell_here(self) -> None:
         for listener in list(self._listeners):
             listener()
+
+    def _ring(self, queues: set[str]) -> None:
+        self._tell_here()
         if self._afar:
             with self._wake:
                 self._queues |= queues
@@ -123,14 +160,8 @@ class Bell:
             time.sleep(0.0005)
 
     def _notify(self, queues: set[str]) -> None:
-        payloads = [str(name_hash(queue)) for queue in sorted(queues)]
         try:
-            self._database.once(
-                lambda connection: connection.execute(
-                    text("SELECT pg_notify(:channel, payload) FROM unnest(CAST(:payloads AS text[])) AS payload"),
-                    {"channel": self._channel, "payloads": payloads},
-                )
-            )
+            self._database.once(lambda connection: self._send(connection, queues))
         except DrayError:
             return  # the database is away: workers look by themselves when it is back
 
