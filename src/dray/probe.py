@@ -1,4 +1,4 @@
-"""Whether a worker is well, for those who start and stop processes: over HTTP, or by a file that it keeps fresh."""
+"""Whether a worker is well, for those who start and stop processes, and a file that says so. Over HTTP: `dray.probe_port`."""
 
 from __future__ import annotations
 
@@ -8,20 +8,15 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 from dray import wholefile
 from dray.errors import ConfigurationError
-from dray.forks import close_in_forks
 
 LIVE_WITHIN = 60.0  # seconds in which a loop has to come round; a silent database may hold it up for half of that
 WRITE_EVERY = 1.0  # seconds between two writes of the file
 OLD_AFTER = 10.0  # seconds after which a file says nothing any more
-
-
-PATHS = {"/live": "live", "/livez": "live", "/healthz": "live", "/ready": "ready", "/readyz": "ready"}
 
 
 class Vital:
@@ -58,38 +53,6 @@ class Vital:
         elif live and self._wants() and (silence := now - self._answered) > self._within:
             why = f"the database has not answered for {silence:.0f} s"
         return {"live": live, "ready": why is None, "worker": self.worker_id, "pid": os.getpid(), "why": why}
-
-
-def serve(address: str, facts: Callable[[], dict[str, Any]]) -> ThreadingHTTPServer:
-    """Answer GET /live and /ready with 200 or 503, in a thread. The address is a port of this host alone, or HOST:PORT.
-
-    Raises ConfigurationError when it cannot be had.
-    """
-    host, _, port = address.rpartition(":")
-
-    class Handler(BaseHTTPRequestHandler):
-        timeout = 5  # seconds for a question
-
-        def do_GET(self) -> None:
-            told = facts()
-            good = told.get(PATHS.get(self.path.split("?")[0], ""))
-            body = json.dumps(told if good is not None else {"error": "ask for /live or /ready"}).encode() + b"\n"
-            self.send_response(404 if good is None else 200 if good else 503)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """It is asked every few seconds."""
-
-    try:
-        server = ThreadingHTTPServer((host.strip("[]") or "127.0.0.1", int(port)), Handler)
-    except (OSError, ValueError, OverflowError) as error:
-        raise ConfigurationError(f"no probe at {address}: {error}; give a free port, or HOST:PORT") from error
-    close_in_forks(server.socket)
-    threading.Thread(target=server.serve_forever, name="dray-probe", daemon=True).start()
-    return server
 
 
 def write(path: Path, facts: Callable[[], dict[str, Any]]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from dray.job import Done, Finish, State
 from dray.lifecycle import decide
 from dray.sender import FunctionTask
 from dray.store.sql import SqlStore
-from dray.store.wakeup import channel
+from dray.store.wakeup import DEBOUNCE, channel
 from tests.servers import Database, wait_until
 
 
@@ -170,8 +171,7 @@ class Wired:
         self.proxy.forget()
 
     def turns(self) -> list[Turn]:
-        """Those of the enqueue. The notification of PostgreSQL's listeners goes out after it, by a thread that nobody waits
-        for, mostly on a connection of its own."""
+        """Those of the enqueue. The notification of PostgreSQL's listeners is a hint that goes out after it."""
         bell = self.channel, b"pg_notify"  # once it is prepared, the statement is only named
         return [turn for turn in self.all_turns() if not any(word in turn.request for word in bell)]
 
@@ -233,6 +233,40 @@ def test_the_notification_is_sent_for_many_and_not_in_the_way(wired: Wired) -> N
     wired.app.enqueue_many(wired.send.bind(number) for number in range(500))
     told = [turn for turn in wired.all_turns() if wired.channel in turn.request]
     assert len(told) == (1 if wired.store.tables.dialect.name == "postgresql" else 0)
+
+
+def test_the_first_after_a_silence_tells_on_its_own_connection_and_those_behind_it_leave_that_to_a_thread(wired: Wired) -> None:
+    if wired.store.tables.dialect.name != "postgresql":
+        pytest.skip("only PostgreSQL has notifications")
+    silence(wired)
+    wired.send.enqueue(1)
+    job, hint = wired.proxy.turns  # both before it came back
+    assert b"INSERT INTO" in job.request or wired.channel not in job.request
+    assert wired.channel in hint.request
+    assert hint.connection == job.connection
+    for number in range(50):
+        wired.send.enqueue(number)
+    told = [turn for turn in wired.all_turns() if wired.channel in turn.request]
+    assert len(told) < 25  # not each of them
+
+
+@pytest.mark.parametrize("arrives", [True, False])
+def test_a_hint_that_is_lost_is_no_failure_of_the_enqueue(wired: Wired, arrives: bool) -> None:
+    if wired.store.tables.dialect.name != "postgresql":
+        pytest.skip("only PostgreSQL has notifications")
+    silence(wired)
+    wired.proxy.cut_after(2, passed_on=arrives)
+    wired.send.enqueue(1)
+    assert wired.channel in wired.proxy.turns[-1].request  # that was what was cut
+    wired.send.enqueue(2)
+    assert wired.args() == ['{"a":[1]}', '{"a":[2]}']
+
+
+def silence(wired: Wired) -> None:
+    """Until the next enqueue is one with nothing before it."""
+    wired.settle()
+    over = time.monotonic() + DEBOUNCE
+    wait_until(lambda: time.monotonic() > over, "silence")
 
 
 # --- a wire that is cut ---------------------------------------------------------------------------------------------------

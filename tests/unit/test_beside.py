@@ -98,7 +98,7 @@ def test_a_row_brings_what_it_is_compared_with() -> None:
 @pytest.mark.parametrize("database", ["sqlite", "postgresql", "mariadb", "redis"])
 def test_each_row_runs_where_what_it_is_compared_with_runs(database: str) -> None:
     rows = {row.name: row for row in chosen(ROWS.values(), [], database)}
-    assert all(row.raw in rows for row in rows.values() if row.raw)
+    assert all(row.raw in rows or database not in ROWS[row.raw].databases for row in rows.values() if row.raw)
     if database != "redis":  # where Dray does not live
         assert all(name in rows for row in rows.values() for name in row.beside)
 

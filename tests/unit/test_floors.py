@@ -43,6 +43,7 @@ FLOORS: list[set[str]] = [
         "wholefile",
         "forks",
         "probe",
+        "probe_port",
         "outside.capture",
         "outside.warden",
         "stacks",
@@ -136,7 +137,8 @@ FLOORS: list[set[str]] = [
 NEIGHBOURS: dict[str, set[str]] = {
     "meter": {"pids"},
     "outside.programs": {"process"},
-    "probe": {"wholefile", "forks"},
+    "probe": {"wholefile"},
+    "probe_port": {"forks"},
     "store.agenda": {"store.expire", "store.tables", "store.promote", "store.settle", "store.owed", "store.notices"},
     "cli.probe": {"cli.options"},
     "deadlines": {"item"},
@@ -145,7 +147,7 @@ NEIGHBOURS: dict[str, set[str]] = {
     "fleet": {"app"},
     "grip": {"context"},
     "executors": {"outside.children", "outside.programs", "deadlines", "item"},
-    "cli.process": {"cli.care", "cli.log", "cli.worker", "cli.opening", "cli.words", "cli.options", "cli.facts"},
+    "cli.process": {"cli.care", "cli.log", "cli.worker", "cli.work", "cli.opening", "cli.words", "cli.options", "cli.facts"},
     "cli.fleet": {"cli.words", "cli.opening", "cli.options", "cli.output", "cli.facts"},
     "slots": {"outside.children", "deadlines", "executors", "stacks", "item"},
     "store.pick": {"store.tables", "store.claim"},
@@ -274,8 +276,9 @@ NEIGHBOURS: dict[str, set[str]] = {
     "care": {"stuck"},
     "admin": {"app", "care", "doctor", "waits", "why"},
     "doctor": {"app", "takers"},
-    "cli.opening": {"cli.log", "cli.options"},
-    "cli.worker": {"cli.opening", "cli.log", "cli.options"},
+    "cli.opening": {"cli.options"},
+    "cli.work": {"cli.log", "cli.options"},
+    "cli.worker": {"cli.work", "cli.log", "cli.options"},
     "cli.log": {"cli.words"},
     "cli.tend": {"cli.log", "cli.options"},
     "cli.enqueue": {"cli.arguments", "cli.options", "cli.words", "cli.detail", "cli.facts"},
@@ -302,6 +305,7 @@ NEIGHBOURS: dict[str, set[str]] = {
 # The functions that may import modules of ours when they are called, and why not at the top.
 LATE = {
     ("store", "open_store"),  # SQLAlchemy is loaded when a store is opened
+    ("cli.worker", "worker"),  # a web server is loaded where somebody asks for the port of a probe
     ("", "__getattr__"),  # the public names are lazy, so that `import dray` stays light
 }
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dray import probe, wholefile
+from dray import probe_port, wholefile
 from dray.errors import ConfigurationError
 from dray.single import Single
 
@@ -68,9 +68,9 @@ def test_a_fork_that_outlives_who_had_it_does_not_keep_it(tmp_path: Path) -> Non
 
 PROBED = """
 import os, sys, time
-from dray import probe
+from dray import probe_port
 
-server = probe.serve("0", lambda: {})
+server = probe_port.serve("0", lambda: {})
 print(server.server_address[1], flush=True)
 if os.fork() == 0:
     time.sleep(600)
@@ -85,7 +85,7 @@ def test_nor_the_port_of_its_probe() -> None:
         port = process.stdout.readline().strip()
         process.wait(30)
         os.killpg(process.pid, 0)  # the fork is there still
-        server = probe.serve(port, dict)
+        server = probe_port.serve(port, dict)
         server.shutdown()
         server.server_close()
     finally:

@@ -7,9 +7,8 @@ import traceback
 import click
 
 from dray.admin import Admin
-from dray.cli.log import log_to_stderr
 from dray.cli.options import given
-from dray.discover import Found, find_app, require_app
+from dray.discover import Found, find_app
 
 
 def look_for_app() -> Found:
@@ -20,18 +19,6 @@ def look_for_app() -> Found:
         if shared.verbose and found.problem.__cause__ is not None:
             traceback.print_exception(found.problem.__cause__)
         click.echo(f"dray: warning: {found.problem}; going on without the app", err=True)
-    return found
-
-
-def open_to_work(*, quiet: bool = False, **settings: object) -> Found:
-    """The app that is configured, for those who run its jobs, with these settings over its own; its log goes to standard error.
-
-    quiet   of the log, only what is wrong
-    """
-    shared = given()
-    level = "debug" if shared.verbose else "warning" if quiet else None
-    found = require_app(shared.app, {**shared.settings, **settings, "log_level": level})
-    log_to_stderr(found.app.settings.log_level)
     return found
 
 

@@ -12,9 +12,10 @@ from dray.app import Dray
 from dray.calls import call_text
 from dray.cli.care import Progress
 from dray.cli.facts import as_json, job_facts, print_json
-from dray.cli.opening import open_to_work, wants_json
+from dray.cli.opening import wants_json
 from dray.cli.options import PATH, duration, option, setting, size, verb
 from dray.cli.words import jobs_word
+from dray.cli.work import open_to_work
 from dray.cli.worker import already_running
 from dray.errors import BadOption, CodecError, IllegalMove
 from dray.job import JobRow, State

@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from dray import probe
-from dray.cli.opening import open_to_work
 from dray.cli.options import PATH, duration, option, setting, size, verb
+from dray.cli.work import open_to_work
 from dray.errors import BadOption
 from dray.limits import Limits
 from dray.options import parse_priorities
@@ -139,7 +139,9 @@ def worker(
     if os.environ.pop(PAUSED, ""):
         working.standing.pause()
     if probe_port is not None:
-        probe.serve(probe_port, working.vital.facts)
+        from dray import probe_port as port  # seldom wanted, and large
+
+        port.serve(probe_port, working.vital.facts)
     if probe_file is not None:
         probe.write(probe_file, working.vital.facts)
     with under_tender(line, working):

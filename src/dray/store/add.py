@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
 from typing import Any, NamedTuple
 
 import msgspec
@@ -15,7 +14,6 @@ from dray.job import Added, Flag, Lease, NewJob, State, name_hash
 from dray.stations import GROUP, LIMIT, enter, gate_hash
 from dray.store import edges, unique
 from dray.store.codes import REASON, STATE, STATE_OF
-from dray.store.dialects import DIALECTS
 from dray.store.owed import Owed
 from dray.store.tables import Tables
 
@@ -235,17 +233,13 @@ def _insert(connection: Connection, tables: Tables, jobs: Sequence[NewJob]) -> l
 
 
 def _insert_document(connection: Connection, tables: Tables, jobs: Sequence[NewJob]) -> list[Added]:
-    statement = tables.query(_insertion(tables.dialect.name), ("id", "state"))
+    # ORDER BY before the ids are given out: the first job gets the smallest. "WHERE true" keeps SQLite's grammar from
+    # reading what follows as part of a join.
+    template = _INSERT + _SELECT + tables.dialect.rows(_FIELDS) + " WHERE true ORDER BY d.o RETURNING id, state"
+    statement = tables.query(template, ("id", "state"))
     document = msgspec.json.encode([{"o": order, **_row(job)} for order, job in enumerate(jobs)]).decode()
     rows = connection.execute(statement, {"doc": document}).all()
     return [Added(id=id, state=STATE_OF[state]) for id, state in sorted((row[0], row[1]) for row in rows)]
-
-
-@cache
-def _insertion(dialect: str) -> str:
-    # ORDER BY before the ids are given out: the first job gets the smallest. "WHERE true" keeps SQLite's grammar from
-    # reading what follows as part of a join.
-    return f"{_INSERT}{_SELECT}{DIALECTS[dialect].rows(_FIELDS)} WHERE true ORDER BY d.o RETURNING id, state"
 
 
 def _insert_values(connection: Connection, tables: Tables, jobs: Sequence[NewJob]) -> list[Added]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from sqlalchemy import Select, Table, Update
@@ -119,20 +119,12 @@ class Dialect:
 
         Hundreds of rows travel in one statement whose text does not depend on their number.
         """
-        if self.name == "sqlite":
-            fields = ", ".join(f"json_extract(value, '$.{name}') AS {name}" for name in columns)
-            return f"(SELECT {fields} FROM json_each(:{parameter})) AS d"
-        types = _ROW_TYPES[self.name]
-        if self.name == "postgresql":
-            fields = ", ".join(f"{name} {types[kind]}" for name, kind in columns.items())
-            return f"json_to_recordset(CAST(:{parameter} AS json)) AS d({fields})"
-        fields = ", ".join(f"{name} {types[kind]} PATH '$.{name}'" for name, kind in columns.items())
-        return f"JSON_TABLE(:{parameter}, '$[*]' COLUMNS({fields})) AS d"
+        return _rows(self.name, tuple(columns.items()), parameter)
 
     def code(self, error: DBAPIError) -> str:
         """The database's own code for an error: SQLSTATE, an error number, or SQLite's symbolic name."""
         original = error.orig
-        if isinstance(original, sqlite3.Error):
+        if self.name == "sqlite":
             return getattr(original, "sqlite_errorname", "") or _sqlite_name(str(original))
         if self.name == "postgresql":
             return str(getattr(original, "sqlstate", None) or "")
@@ -175,6 +167,19 @@ class Dialect:
         if self.name == "sqlite":
             return "no such table" in str(error.orig) or "no such column" in str(error.orig)
         return code in self.no_table
+
+
+@cache
+def _rows(name: str, columns: tuple[tuple[str, str], ...], parameter: str) -> str:
+    if name == "sqlite":
+        fields = ", ".join(f"json_extract(value, '$.{column}') AS {column}" for column, _ in columns)
+        return f"(SELECT {fields} FROM json_each(:{parameter})) AS d"
+    types = _ROW_TYPES[name]
+    if name == "postgresql":
+        fields = ", ".join(f"{column} {types[kind]}" for column, kind in columns)
+        return f"json_to_recordset(CAST(:{parameter} AS json)) AS d({fields})"
+    fields = ", ".join(f"{column} {types[kind]} PATH '$.{column}'" for column, kind in columns)
+    return f"JSON_TABLE(:{parameter}, '$[*]' COLUMNS({fields})) AS d"
 
 
 def _sqlite_name(message: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -25,7 +25,6 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.dialects.mysql import LONGTEXT
 from sqlalchemy.schema import SchemaItem
 
 from dray.job import NAME_LIMIT, Reason
@@ -33,7 +32,7 @@ from dray.store.codes import BLOCKED, CANCELLED, FAILED, HOLDS, READY, REASON, R
 from dray.store.dialects import Dialect
 
 ID = BigInteger().with_variant(Integer, "sqlite")  # SQLite gives out rowids only to a column that is called INTEGER
-LONG = Text().with_variant(LONGTEXT, "mysql", "mariadb")
+LONG = Text().with_variant(Text(2**32 - 1), "mysql", "mariadb")  # which they call LONGTEXT
 NAME = String(NAME_LIMIT)
 HASH = String(32).with_variant(String(32, collation="C"), "postgresql")  # of a unique key, see job.wide_hash
 MYSQL: dict[str, Any] = {
@@ -261,7 +260,12 @@ class Tables:
         )
 
     def _table(self, name: str, *items: SchemaItem, **options: Any) -> Table:
-        return Table(self.prefix + name, self.metadata, *items, **MYSQL, **options)
+        return Table(self.prefix + name, self.metadata, *items, **self._ours({**MYSQL, **options}))
+
+    def _ours(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Without what is meant for other databases: for each of those SQLAlchemy would load all it knows of that one."""
+        names = ("mysql", "mariadb") if self.dialect.name == "mysql" else (self.dialect.name,)
+        return {name: value for name, value in options.items() if name.partition("_")[0] in names}
 
     def _jobs(self) -> Table:
         table = self._table(
@@ -300,7 +304,7 @@ class Tables:
         if self.dialect.partial_indexes:
             # The lock of the gate sees to it; if it ever did not, this is an error instead of two jobs that run at once.
             head = c.group_held == HOLDS
-            Index(f"{table.name}_head", c.group_hash, unique=True, postgresql_where=head, sqlite_where=head)
+            Index(f"{table.name}_head", c.group_hash, unique=True, **self._where(head))
 
     def _given(self, table: Table) -> None:
         """Find jobs by what most of them have not: those are left out, where that can be said."""
@@ -312,7 +316,10 @@ class Tables:
 
     def _partial(self, table: Table, name: str, where: ColumnElement[bool], *columns: Column[Any]) -> None:
         # Literal numbers: a partial index cannot have parameters, and the planner compares them with those of the query.
-        Index(f"{table.name}_{name}", *columns, postgresql_where=where, sqlite_where=where)
+        Index(f"{table.name}_{name}", *columns, **self._where(where))
+
+    def _where(self, condition: ColumnElement[bool]) -> dict[str, Any]:
+        return self._ours({"postgresql_where": condition, "sqlite_where": condition})
 
     def _history(self) -> Table:
         table = self._table("history", Column("id", ID, primary_key=True, autoincrement=False), *job_columns())

@@ -1,0 +1,19 @@
+"""Opening the app for those who run its jobs: without all that operators need, which would stay in the memory of a worker."""
+
+from __future__ import annotations
+
+from dray.cli.log import log_to_stderr
+from dray.cli.options import given
+from dray.discover import Found, require_app
+
+
+def open_to_work(*, quiet: bool = False, **settings: object) -> Found:
+    """The app that is configured, for those who run its jobs, with these settings over its own; its log goes to standard error.
+
+    quiet   of the log, only what is wrong
+    """
+    shared = given()
+    level = "debug" if shared.verbose else "warning" if quiet else None
+    found = require_app(shared.app, {**shared.settings, **settings, "log_level": level})
+    log_to_stderr(found.app.settings.log_level)
+    return found
