@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import beds, machine, scale
+from benchmarks import beds, machine, profile, scale
 from benchmarks.beds import Bed
 from benchmarks.peer_rows import Guest
 from benchmarks.peers.catalogue import FOLDER, PEERS, NotThere
@@ -28,7 +28,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="benchmarks",
         description="Measure Dray beside the bare drivers and its peers.",
-        epilog="'benchmarks scale' measures whether cost grows with history or backlog; see 'benchmarks scale --help'",
+        epilog="'benchmarks scale' measures whether cost grows with history or backlog, 'benchmarks profile' where the time of"
+        " a job goes; each has a --help of its own",
     )
     names = [*GROUPS, *all_rows()]
     parser.add_argument("rows", nargs="*", metavar="row", help=f"{', '.join(names)}; none: all of them")
@@ -109,6 +110,9 @@ def main() -> None:
         del os.environ[name]
     if sys.argv[1:2] == ["scale"]:  # too long to be one of the rows
         scale.main(sys.argv[2:])
+        return
+    if sys.argv[1:2] == ["profile"]:
+        profile.main(sys.argv[2:])
         return
     given = arguments()
     console = Console()
