@@ -74,10 +74,11 @@ def looked_at(url: str, jobs: int) -> Counter[Sample]:
             sys.exit(f"py-spy is not installed; run: {sys.executable} -m pip install py-spy")
         if done.returncode or not seen.exists():
             sys.exit(f"py-spy could not look at the worker:\n{done.stderr[-2000:]}")
-        return Counter(_samples(seen.read_text()))
+        return Counter(samples(seen.read_text()))
 
 
-def _samples(text: str) -> Iterator[Sample]:
+def samples(text: str) -> Iterator[Sample]:
+    """What each look at a stack counts for; the start of the process for nothing."""
     for line in text.splitlines():
         stack, _, count = line.rpartition(" ")
         frames = [(match["file"], match["function"]) for match in map(_FRAME.match, stack.split(";")) if match]
