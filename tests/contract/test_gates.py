@@ -12,8 +12,9 @@ from sqlalchemy import Connection, Engine, event
 from dray.errors import StoreUnavailable
 from dray.job import Failed, Flag, HandedBack, NewJob, Snoozed, State, UniqueKey, wide_hash
 from dray.rates import KEPT
-from dray.stations import gate_hash
-from dray.store import follow, limits, open_store
+from dray.stations import GROUP, gate_hash
+from dray.store import follow, gates, limits, open_store
+from dray.store.dialects import IDLE
 from dray.store.owed import Owed
 from dray.store.sql import SqlStore
 from tests.contract.yard import Yard
@@ -241,6 +242,33 @@ def test_those_who_follow_a_dead_worker_go_back_into_the_line(yard: Yard) -> Non
     yard.hire()
     assert yard.store.follow(yard.worker, head, 2) == [], "it is not the head of this worker"
     assert yard.run() == ids
+
+
+@pytest.mark.rows("C47")
+def test_who_is_stopped_with_a_gate_in_hand_loses_it(yard: Yard) -> None:
+    dialect = yard.store.tables.dialect
+    if dialect.name == "sqlite":
+        pytest.skip("its file has one writer, and nobody who could take that from him")
+    told, until = {
+        "postgresql": ("SHOW idle_in_transaction_session_timeout", "SET LOCAL idle_in_transaction_session_timeout = 500"),
+        "mysql": ("SELECT @@idle_transaction_timeout", "SET SESSION idle_transaction_timeout = 1"),
+    }[dialect.name]
+    usual = yard.store.database.once(lambda own: str(own.exec_driver_sql(told).scalar()))
+    first, second = yard.add(group="g"), yard.add(group="g")
+
+    def stands_still(own: Connection) -> None:
+        gates.lock(own, yard.store.tables, GROUP, [gate_hash(GROUP, "g")])
+        assert str(own.exec_driver_sql(told).scalar()).rstrip("s") == str(IDLE)
+        own.exec_driver_sql(until)
+        (claim,) = yard.take()
+        assert claim.id == first
+        yard.end(claim)  # what follows from it waits for the gate, and comes
+        assert [one.id for one in yard.take()] == [second]
+        own.exec_driver_sql("SELECT 1")  # it moves again
+
+    with pytest.raises(StoreUnavailable):
+        yard.store.database.transact(stands_still)
+    assert yard.store.database.once(lambda own: str(own.exec_driver_sql(told).scalar())) == usual
 
 
 # --- limits ---------------------------------------------------------------------------------------------------------------

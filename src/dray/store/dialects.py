@@ -17,6 +17,11 @@ def host_clock() -> int:
     return time.time_ns() // 1000
 
 
+# Seconds between two statements of a transaction that others wait for. A process that is stopped in it, with its machine
+# perhaps, would keep them waiting for as long as that lasts.
+IDLE = 30
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
     """What one kind of database answers."""
@@ -37,6 +42,7 @@ class Dialect:
     read_only: frozenset[str]
     unsure: frozenset[str] = frozenset()  # what was written may be found there later, or not
     host_clock: Callable[[], int] | None = None  # the host's clock, where the database is a file on it
+    brief: str = ""  # SQL: a row that makes the server end this transaction, if nothing comes for `IDLE`
     setup: tuple[str, ...] = ()  # run once on every new connection of our own
 
     @property
@@ -228,6 +234,11 @@ POSTGRESQL = Dialect(
     now="CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)",
     given_now="CAST(:now AS bigint)",
     begin="BEGIN ISOLATION LEVEL READ COMMITTED",
+    # For the transaction only: a pooler gives the session to the next client. What the server is told already may be shorter.
+    brief=(
+        "(SELECT set_config('idle_in_transaction_session_timeout', CASE current_setting('idle_in_transaction_session_timeout')"
+        f" WHEN '0' THEN '{IDLE}s' ELSE current_setting('idle_in_transaction_session_timeout') END, TRUE))"
+    ),
     skip_locked=True,
     partial_indexes=True,
     mvcc=True,
@@ -235,7 +246,7 @@ POSTGRESQL = Dialect(
     quote_mark='"',
     busy=frozenset({"40001", "40P01", "55P03"}),
     no_table=frozenset({"42P01", "3F000", "42703"}),
-    away=frozenset({"57014", "57P01", "57P02", "57P03", "08000", "08003", "08006", "08001", "53300", "58030"}),
+    away=frozenset({"57014", "57P01", "57P02", "57P03", "25P03", "08000", "08003", "08006", "08001", "53300", "58030"}),
     full=frozenset({"53100"}),
     read_only=frozenset({"25006"}),
 )
@@ -257,7 +268,9 @@ MYSQL = Dialect(
     setup=(
         # REPEATABLE READ deadlocks producers by the thousand on a nearly empty queue.
         "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
-        "SET SESSION sql_mode = 'STRICT_ALL_TABLES'",  # what does not fit is an error, never cut off silently
+        # What does not fit is an error, never cut off silently. The rest is for MariaDB only: who is stopped in a transaction
+        # loses it, and with it what others wait for.
+        f"SET SESSION sql_mode = 'STRICT_ALL_TABLES' /*M!100300 , idle_transaction_timeout = {IDLE} */",
     ),
 )
 DIALECTS = {"sqlite": SQLITE, "postgresql": POSTGRESQL, "mysql": MYSQL, "mariadb": MYSQL}

@@ -67,8 +67,8 @@ class Gate(NamedTuple):
 _LOCK = {
     "sqlite": "SELECT {columns} FROM {rows} JOIN {gates} g ON g.gate_hash = d.i",
     "postgresql": (
-        "SELECT {columns} FROM {gates} g WHERE g.gate_hash = ANY(ARRAY(SELECT d.i FROM {rows}))"
-        " ORDER BY g.gate_hash FOR NO KEY UPDATE"
+        "SELECT {columns} FROM {brief} b, {gates} g WHERE g.gate_hash = ANY(ARRAY(SELECT d.i FROM {rows}))"
+        " ORDER BY g.gate_hash FOR NO KEY UPDATE OF g"
     ),
     "mysql": ("SELECT {columns} FROM {rows} STRAIGHT_JOIN {gates} g FORCE INDEX (PRIMARY) ON g.gate_hash = d.i FOR UPDATE"),
 }
@@ -104,6 +104,7 @@ def stand_in_order(connection: Connection, tables: Tables, groups: Iterable[str]
 
 def _locked(connection: Connection, tables: Tables, hashes: Sequence[int]) -> list[Gate]:
     template = _LOCK[tables.dialect.name].replace("{rows}", tables.dialect.rows({"i": "int"})).replace("{columns}", _COLUMNS)
+    template = template.replace("{brief}", tables.dialect.brief)
     rows = connection.execute(tables.text(template), {"doc": document(hashes)})
     return [Gate(*row) for row in rows]
 
