@@ -9,6 +9,9 @@ REPEAT ?= 1
 DRAY_TEST_KILLS ?= $(if $(filter 0,$(MINUTES)),100,0)
 DRAY_TEST_TTL ?= 30
 
+# Where somebody has set it each of the thousand programs that the tests start would compile all its modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test check stress bench
 
