@@ -26,8 +26,9 @@ test: $(VENV)/.installed-dev ## run the tests on SQLite, PostgreSQL and MariaDB;
 ifdef ARGS
 	$(BIN)/pytest $(ARGS)
 else
-	# Two at a time, but for those that mind what else goes on.
-	$(BIN)/pytest -n 2 --dist loadfile -m "not long"
+	# Two at a time, but for those that mind what else goes on. In the order of their names the stories come first, which take
+	# longest; in xdist's order, by the number of tests, they would come last, and one process would wait for the other's.
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
 	$(BIN)/pytest -m long
 endif
 
