@@ -9,6 +9,9 @@ REPEAT ?= 1
 DRAY_TEST_KILLS ?= $(if $(filter 0,$(MINUTES)),100,0)
 DRAY_TEST_TTL ?= 30
 
+# Where somebody has set it each of the thousand programs that the tests start would compile all its modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test check stress bench
 
@@ -23,8 +26,9 @@ test: $(VENV)/.installed-dev ## run the tests on SQLite, PostgreSQL and MariaDB;
 ifdef ARGS
 	$(BIN)/pytest $(ARGS)
 else
-	# Two at a time, but for those that mind what else goes on.
-	$(BIN)/pytest -n 2 --dist loadfile -m "not long"
+	# Two at a time, but for those that mind what else goes on. In the order of their names the stories come first, which take
+	# longest; in xdist's order, by the number of tests, they would come last, and one process would wait for the other's.
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
 	$(BIN)/pytest -m long
 endif
 

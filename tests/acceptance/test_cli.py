@@ -405,7 +405,8 @@ def test_stats_as_a_check(shell: Shell) -> None:
 def test_the_doctor_finds_what_is_wrong(shell: Shell) -> None:
     shell.run("enqueue", "send", "invoice_id:=1")
     shell.variables |= {"DRAY_CONCURENCY": "3", "DRAY_JOBS_LIMIT": "5"}
-    (shell.folder / "shop.py").write_text(SHOP.replace("def send(", "def post("))
+    # Of another length: in the same second Python would take it for the file that it has compiled.
+    (shell.folder / "shop.py").write_text(SHOP.replace("def send(", "def dispatch("))
     told = shell.run("doctor", code=1).stdout
     assert "warn  settings   the variable DRAY_CONCURENCY is set, but nothing reads it" in told
     assert "call it DRAY_CONCURRENCY, or unset it" in told

@@ -6,13 +6,13 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from sqlalchemy import NullPool, make_url
+from sqlalchemy import NullPool
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from dray import Dray, Task
 from dray.errors import BadOption
 from dray.store.filters import Filter
-from tests.contract.test_transactions import ASYNC_DRIVERS
+from tests.contract.test_transactions import async_url
 from tests.servers import Database
 
 rows = pytest.mark.rows
@@ -97,7 +97,7 @@ def test_an_async_bulk_goes_into_an_async_transaction(database: Database, commit
     def note(number: int) -> None: ...
 
     async def many() -> None:
-        engine = create_async_engine(make_url(database.url).set(drivername=ASYNC_DRIVERS[database.name]), poolclass=NullPool)
+        engine = create_async_engine(async_url(database), poolclass=NullPool)
         async with engine.connect() as connection, app.transaction(connection):
             async with app.bulk(size=2):
                 jobs = [await note.aenqueue(number) for number in range(5)]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event, text
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
@@ -31,6 +31,12 @@ LEVELS = {
     "mysql": ["READ UNCOMMITTED", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"],
 }
 ORDER = text("INSERT INTO orders (id) VALUES (:id)")
+
+
+def async_url(database: Database) -> URL:
+    """The way of an application of coroutines into the same database; its driver knows no options of the other."""
+    url = make_url(database.url).difference_update_query(["ssl_disabled"])
+    return url.set(drivername=ASYNC_DRIVERS[database.name])
 
 
 class Shop:
@@ -55,8 +61,7 @@ class Shop:
 
     @asynccontextmanager
     async def aconnect(self) -> AsyncIterator[AsyncEngine]:
-        url = make_url(self.database.url).set(drivername=ASYNC_DRIVERS[self.database.name])
-        engine = create_async_engine(url, poolclass=NullPool)
+        engine = create_async_engine(async_url(self.database), poolclass=NullPool)
         try:
             yield engine
         finally:

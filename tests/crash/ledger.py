@@ -65,9 +65,7 @@ class Ledger:
     """The tables of one trial."""
 
     def __init__(self, url: str, *, pooled: bool = False) -> None:
-        # PyMySQL reads all certificates of the machine for each connection, unless it is told that it needs none.
-        plain = {"ssl_disabled": True} if url.startswith("mysql") else {}
-        self._engine = sa.create_engine(url, poolclass=sa.QueuePool if pooled else sa.NullPool, connect_args=plain)
+        self._engine = sa.create_engine(url, poolclass=sa.QueuePool if pooled else sa.NullPool)
 
     def live(self) -> int:
         """How many jobs have not ended."""

@@ -49,7 +49,7 @@ def run(body: Callable[[], Any], attempt: int = 1, *, asynchronous: bool = False
 
 def raising(error: BaseException) -> Callable[..., Any]:
     def body(*_: Any) -> None:
-        raise error
+        raise error.with_traceback(None)  # else it would be longer each time
 
     return body
 

@@ -49,14 +49,18 @@ from dray.single import Single
 lock = Single("x", Path(sys.argv[1]))
 assert lock.take()
 if os.fork() == 0:
+    print("here", flush=True)
     time.sleep(600)
 os.kill(os.getpid(), 9)
 """
 
 
 def test_a_fork_that_outlives_who_had_it_does_not_keep_it(tmp_path: Path) -> None:
-    process = subprocess.Popen([sys.executable, "-c", FORKS, str(tmp_path)], start_new_session=True)
+    command = [sys.executable, "-c", FORKS, str(tmp_path)]
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, text=True)
     try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "here\n"  # whoever is only on the way into the world has everything yet
         process.wait(30)
         os.killpg(process.pid, 0)  # the fork is there still
         other = Single("x", tmp_path)
@@ -64,6 +68,7 @@ def test_a_fork_that_outlives_who_had_it_does_not_keep_it(tmp_path: Path) -> Non
         other.release()
     finally:
         os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 PROBED = """
@@ -71,8 +76,8 @@ import os, sys, time
 from dray import probe_port
 
 server = probe_port.serve("0", lambda: {})
-print(server.server_address[1], flush=True)
 if os.fork() == 0:
+    print(server.server_address[1], flush=True)
     time.sleep(600)
 os.kill(os.getpid(), 9)
 """

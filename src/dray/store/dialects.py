@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Select, Table, Update
+from sqlalchemy import ColumnElement, Select, Table, Update
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 
@@ -44,6 +44,9 @@ class Dialect:
     host_clock: Callable[[], int] | None = None  # the host's clock, where the database is a file on it
     brief: str = ""  # SQL: a row that makes the server end this transaction, if nothing comes for `IDLE`
     setup: tuple[str, ...] = ()  # run once on every new connection of our own
+    # SQLAlchemy's options. Those of one database only: to check any it loads the ways to all drivers of the database it is for.
+    table: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    counted: Mapping[str, Any] = field(default_factory=dict, hash=False)  # a table that gives out numbers, none of them twice
 
     @property
     def finds_and_takes(self) -> bool:
@@ -60,6 +63,10 @@ class Dialect:
                 return "INSERT IGNORE INTO", ""
             case _:
                 return "INSERT OR IGNORE INTO", ""
+
+    def where(self, condition: ColumnElement[bool]) -> dict[str, Any]:
+        """The option of an index that has only the rows for which this is true; not where there are no partial indexes."""
+        return {f"{self.name}_where": condition}
 
     def lock(self, query: Select[Any]) -> Select[Any]:
         """Lock the rows a query finds, passing over those others have; one writer at a time needs no lock."""
@@ -228,6 +235,8 @@ SQLITE = Dialect(
         # SQLite's own busy handler backs off to 100 ms, so that old waiters lose; ours tries again about every millisecond.
         "PRAGMA busy_timeout = 0",
     ),
+    # Without AUTOINCREMENT it gives the ids of a drained table out again, which breaks order and fences.
+    counted={"sqlite_autoincrement": True},
 )
 POSTGRESQL = Dialect(
     name="postgresql",
@@ -250,6 +259,13 @@ POSTGRESQL = Dialect(
     full=frozenset({"53100"}),
     read_only=frozenset({"25006"}),
 )
+_INNODB = {
+    "engine": "InnoDB",
+    "charset": "utf8mb4",
+    "collate": "utf8mb4_bin",  # names are compared byte by byte: case counts
+    "row_format": "DYNAMIC",
+}
+_MADE = {f"{name}_{option}": value for name in ("mysql", "mariadb") for option, value in _INNODB.items()}
 MYSQL = Dialect(
     name="mysql",
     now="TIMESTAMPDIFF(MICROSECOND, '1970-01-01 00:00:00', UTC_TIMESTAMP(6))",
@@ -272,5 +288,7 @@ MYSQL = Dialect(
         # loses it, and with it what others wait for.
         f"SET SESSION sql_mode = 'STRICT_ALL_TABLES' /*M!100300 , idle_transaction_timeout = {IDLE} */",
     ),
+    table=_MADE,
+    counted=_MADE,
 )
 DIALECTS = {"sqlite": SQLITE, "postgresql": POSTGRESQL, "mysql": MYSQL, "mariadb": MYSQL}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -35,16 +35,6 @@ ID = BigInteger().with_variant(Integer, "sqlite")  # SQLite gives out rowids onl
 LONG = Text().with_variant(Text(2**32 - 1), "mysql", "mariadb")  # which they call LONGTEXT
 NAME = String(NAME_LIMIT)
 HASH = String(32).with_variant(String(32, collation="C"), "postgresql")  # of a unique key, see job.wide_hash
-MYSQL: dict[str, Any] = {
-    "mysql_engine": "InnoDB",
-    "mysql_charset": "utf8mb4",
-    "mysql_collate": "utf8mb4_bin",  # names are compared byte by byte: case counts
-    "mysql_row_format": "DYNAMIC",
-    "mariadb_engine": "InnoDB",
-    "mariadb_charset": "utf8mb4",
-    "mariadb_collate": "utf8mb4_bin",
-    "mariadb_row_format": "DYNAMIC",
-}
 
 
 def job_columns() -> list[Column[Any]]:
@@ -153,7 +143,7 @@ class Tables:
             Column("stream", String(16), nullable=False),
             Column("line", LONG, nullable=False),
             Index(f"{prefix}output_job", "job_id", "id"),
-            sqlite_autoincrement=True,
+            counted=True,
         )
         self.unique_keys = self._table(
             "unique_keys",
@@ -192,7 +182,7 @@ class Tables:
             Column("id", ID, primary_key=True, autoincrement=True),
             Column("at", BigInteger, nullable=False),
             Column("owed", LONG, nullable=False),
-            sqlite_autoincrement=True,
+            counted=True,
         )
         self.controls = self._table(  # paused queues, and when what is done at certain times is to be done next
             "controls",
@@ -222,7 +212,7 @@ class Tables:
             Column("deaths", Integer, nullable=False),
             Column("told", LONG),  # the channels that it has gone to
             Index(f"{prefix}notices_at", "at"),
-            sqlite_autoincrement=True,
+            counted=True,
         )
         self.rollups = self._table(  # what was done in a minute or an hour, by the worker that did it
             "rollups",
@@ -256,24 +246,19 @@ class Tables:
             Column("paused", SmallInteger),
             Column("memory", BigInteger),  # KiB
             Column("done", BigInteger),  # jobs that it has ended
-            sqlite_autoincrement=True,
+            counted=True,
         )
 
-    def _table(self, name: str, *items: SchemaItem, **options: Any) -> Table:
-        return Table(self.prefix + name, self.metadata, *items, **self._ours({**MYSQL, **options}))
-
-    def _ours(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Without what is meant for other databases: for each of those SQLAlchemy would load all it knows of that one."""
-        names = ("mysql", "mariadb") if self.dialect.name == "mysql" else (self.dialect.name,)
-        return {name: value for name, value in options.items() if name.partition("_")[0] in names}
+    def _table(self, name: str, *items: SchemaItem, counted: bool = False) -> Table:
+        options = self.dialect.counted if counted else self.dialect.table
+        return Table(self.prefix + name, self.metadata, *items, **options)
 
     def _jobs(self) -> Table:
         table = self._table(
             "jobs",
             Column("id", ID, primary_key=True, autoincrement=True),
             *job_columns(),
-            # Without AUTOINCREMENT SQLite gives the ids of a drained table out again, which breaks order and fences.
-            sqlite_autoincrement=True,
+            counted=True,
         )
         c, prefix = table.c, self.prefix
         if self.dialect.partial_indexes:
@@ -303,8 +288,8 @@ class Tables:
                 Index(f"{table.name}_{name}", *columns)
         if self.dialect.partial_indexes:
             # The lock of the gate sees to it; if it ever did not, this is an error instead of two jobs that run at once.
-            head = c.group_held == HOLDS
-            Index(f"{table.name}_head", c.group_hash, unique=True, **self._where(head))
+            where = self.dialect.where(c.group_held == HOLDS)
+            Index(f"{table.name}_head", c.group_hash, unique=True, **where)
 
     def _given(self, table: Table) -> None:
         """Find jobs by what most of them have not: those are left out, where that can be said."""
@@ -316,10 +301,7 @@ class Tables:
 
     def _partial(self, table: Table, name: str, where: ColumnElement[bool], *columns: Column[Any]) -> None:
         # Literal numbers: a partial index cannot have parameters, and the planner compares them with those of the query.
-        Index(f"{table.name}_{name}", *columns, **self._where(where))
-
-    def _where(self, condition: ColumnElement[bool]) -> dict[str, Any]:
-        return self._ours({"postgresql_where": condition, "sqlite_where": condition})
+        Index(f"{table.name}_{name}", *columns, **self.dialect.where(where))
 
     def _history(self) -> Table:
         table = self._table("history", Column("id", ID, primary_key=True, autoincrement=False), *job_columns())
