@@ -72,8 +72,11 @@ from dray import probe
 
 server = probe.serve("0", lambda: {})
 print(server.server_address[1], flush=True)
+reading, writing = os.pipe()
 if os.fork() == 0:
+    os.write(writing, b"!")  # it has closed what it has to
     time.sleep(600)
+os.read(reading, 1)
 os.kill(os.getpid(), 9)
 """
 
