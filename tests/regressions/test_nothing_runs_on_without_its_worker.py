@@ -11,7 +11,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,9 +79,11 @@ def site(tmp_path: Path) -> Iterator[Site]:
     with site_at(tmp_path, f"sqlite:///{tmp_path}/shop.db", TASKS) as site:
         (site.folder / "begin.py").write_text(BEGIN)
         yield site
-        for run in begun(site):  # those of a worker that was killed with all that should have ended them
-            if (process := _stat(run.pid)) and process[0] not in "ZX":
-                os.kill(run.pid, signal.SIGKILL)
+        (site.folder / "go").touch()
+    with suppress(FileNotFoundError):  # what a failure has left: stopped, it would be there for ever
+        for pid in map(int, (site.folder / "stopped").read_text().split()):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
 
 def begun(site: Site) -> list[Begun]:
@@ -117,9 +119,16 @@ def below(pid: int, words: str = "") -> list[int]:
     return [one for one in mine if words in Path(f"/proc/{one}/cmdline").read_text()]
 
 
-def send(number: int, *pids: int) -> None:
+def freeze(site: Site, *pids: int) -> None:
+    with open(site.folder / "stopped", "a") as file:
+        file.writelines(f"{pid}\n" for pid in pids)
     for pid in pids:
-        os.kill(pid, number)
+        os.kill(pid, signal.SIGSTOP)
+
+
+def thaw(*pids: int) -> None:
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
 
 
 def test_a_call_into_c_does_not_outlive_its_worker(site: Site) -> None:
@@ -136,11 +145,11 @@ def test_what_a_frozen_worker_has_begun_ends_before_others_begin_it_again(site: 
     kinds = ["isolated", "command", *(["entangled"] if heart == "beats" else [])]
     ids, worker = started(site, kinds)
     frozen = [worker.pid, *(below(worker.pid, "heartbeat.py") if heart == "is frozen too" else ())]
-    send(signal.SIGSTOP, *frozen)
+    freeze(site, *frozen)
     site.worker("-c", str(len(kinds)))
     again = all_begin(site, 2 * len(kinds))
     assert {run.kind: run.beside for run in again} == dict.fromkeys(kinds, 0)
-    send(signal.SIGCONT, *frozen)
+    thaw(*frozen)
     (site.folder / "go").touch()
     assert [(site.ended(id).state, site.row(id).fence) for id in ids] == [(State.SUCCEEDED, 2)] * len(ids)
 
@@ -149,12 +158,12 @@ def test_what_was_frozen_with_its_worker_ends_when_it_thaws(site: Site) -> None:
     ids, worker = started(site, ["isolated", "command"])
     pids = [run.pid for run in begun(site)]
     outside, heart = below(worker.pid, "outside"), below(worker.pid, "heartbeat.py")
-    send(signal.SIGSTOP, worker.pid, *heart, *outside, *pids)
+    freeze(site, worker.pid, *heart, *outside, *pids)
     time.sleep(TTL)
-    send(signal.SIGCONT, *outside, *pids)  # neither the worker nor its heart
+    thaw(*outside, *pids)  # neither the worker nor its heart
     for pid in pids:
         gone(pid)
-    send(signal.SIGCONT, worker.pid, *heart)
+    thaw(worker.pid, *heart)
     (site.folder / "go").touch()
     site.worker()
     # It was no failure of theirs, of which they may have but one: they run anew.
@@ -163,9 +172,9 @@ def test_what_was_frozen_with_its_worker_ends_when_it_thaws(site: Site) -> None:
 
 def test_a_worker_that_is_frozen_for_a_moment_loses_nothing(site: Site) -> None:
     ids, worker = started(site, ["isolated", "command"])
-    send(signal.SIGSTOP, worker.pid)
+    freeze(site, worker.pid)
     time.sleep(TTL / 2)
-    send(signal.SIGCONT, worker.pid)
+    thaw(worker.pid)
     time.sleep(TTL / 2)
     (site.folder / "go").touch()
     assert [(site.ended(id).state, site.row(id).fence) for id in ids] == [(State.SUCCEEDED, 1)] * 2
