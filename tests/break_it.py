@@ -54,6 +54,7 @@ STANDING = "tests/unit/test_standing.py"
 PLACES = "tests/acceptance/test_executors.py"
 FLAGS = "tests/acceptance/test_worker_command.py"
 FLEET = "tests/acceptance/test_fleet.py"
+ALONE = "tests/regressions/test_nothing_runs_on_without_its_worker.py"
 FAILPOINTS = "tests/acceptance/test_failpoints.py"
 
 
@@ -348,6 +349,27 @@ FAULTS = [
         "tests/acceptance/test_outages.py",
         "python_stand_still",
         "postgresql",
+    ),
+    Fault("the kernel does not see to it", "../lifeline", "if _SET_SIGNAL is None:", "if True:", ALONE, "into_c"),
+    Fault(
+        "a frozen worker's line is not cut",
+        "../pulse",
+        "elif has_lost() and self._frozen():",
+        "elif False:",
+        ALONE,
+        "begun and beats",
+    ),
+    Fault("a child does not look at the page", "../outside/child", " or term.is_over()", "", ALONE, "begun and too"),
+    Fault("nor does a warden", "../outside/warden", "(late := left(page) <= 0)", "(late := False)", ALONE, "begun and too"),
+    Fault("what thaws goes on", "../outside/warden", "(late := left(page) <= 0)", "(late := False)", ALONE, "thaws"),
+    Fault("an outage ends what runs elsewhere", "../heartbeat", "self.term.refuse(steady())", "pass", ALONE, "for_everybody"),
+    Fault(
+        "what is lost comes back by itself",
+        "../pulse",
+        "if (end := self._end()) != LOST:",
+        "if end := self._end():",
+        "tests/unit/test_pulse.py",
+        "stays_theirs",
     ),
     Fault(
         "a last word is not read",

@@ -18,6 +18,7 @@ from dray.outside.children import ChildGrip, Children, Plan
 from dray.outside.children import run as run_in_child
 from dray.outside.programs import ProgramGrip
 from dray.outside.programs import run as run_program
+from dray.pulse import Pulse
 from dray.runner import Failing, Prepared, Ran, Runner
 from dray.task import Definition
 
@@ -30,11 +31,12 @@ class Executors:
     plan        how a process of its own finds the app; None: it cannot
     most        processes that may be needed at once
     deadlines   sees to their limits
+    pulse       by which other processes see when they have to end
     """
 
-    def __init__(self, runner: Runner, plan: Plan | None, most: int, deadlines: Deadlines) -> None:
-        self._runner, self._deadlines = runner, deadlines
-        self.children = Children(plan, most)
+    def __init__(self, runner: Runner, plan: Plan | None, most: int, deadlines: Deadlines, pulse: Pulse) -> None:
+        self._runner, self._deadlines, self._pulse = runner, deadlines, pulse
+        self.children = Children(plan, most, pulse)
 
     def run(self, item: Item, prepared: Prepared, failing: Failing) -> Ran:
         """Run a job to its end."""
@@ -82,9 +84,11 @@ class Executors:
         self.hold(item, prepared.definition, grip)
 
         def call(function: Callable[..., Any], args: Any, kwargs: Any, context: Context) -> None:
-            run_program(command, prepared.definition.arguments(args, kwargs), context, grip)
+            run_program(command, prepared.definition.arguments(args, kwargs), context, grip, self._pulse.page)
 
         ran = self._runner.run(prepared, item.context, failing, call)
+        if grip.late:
+            return Ran(Died(started=True, how="its worker was frozen, or cut off, until others could soon take it over"))
         if grip.pid:
             item.usage = Usage(grip.pid, grip.cpu, 0, 0, 0, grip.memory)
         return ran

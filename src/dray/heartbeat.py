@@ -159,9 +159,8 @@ class Heart:
         self.stuck_at: object = None  # SQLite's change counter when the last beat found the file locked
         self.period = float(plan["period"])
         self.told_to_quit = False
-        self.pulse = beside("pulse")
-        self.held = steady()  # when the last beat that arrived was sent
-        self.refused = float("-inf")  # when the database last refused us
+        self.pulse, self.lifeline = beside("pulse"), beside("lifeline")
+        self.term = self.pulse.Term(int(plan["page"]), float(plan["ttl"]))
         self.orders = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115  unbuffered: what select() sees is all there is
 
     def load(self, driver: str) -> Any:
@@ -247,12 +246,12 @@ class Heart:
                 self.disconnect()
             # What fails at once was refused: the database is away for everybody. What hung may be our network alone.
             if self.is_locked_for_all() if busy else steady() - sent < self.period:
-                self.refused = steady()
+                self.term.refuse(steady())
                 say("a " + " ".join(str(error).split())[:300])
             self.next_beat = steady() + min(self.period, 0.5)
             return
         self.stuck_at = None
-        self.held = sent
+        self.term.beaten(sent, alive=bool(changed))
         say(f"b {sent!r}" if changed else "l")
         self.next_beat = sent + self.period
         with contextlib.suppress(Exception):  # a broken connection is noticed when it is used next
@@ -306,7 +305,7 @@ class Heart:
         if self.told_to_quit or not order:
             return False
         self.plan.update(json.loads(order))
-        self.held, self.next_beat = steady(), 0.0
+        self.next_beat = 0.0
         return True
 
     @property
@@ -358,10 +357,10 @@ class Heart:
 
     def has_lost(self) -> bool:
         """Whether others may be about to take over what the worker runs."""
-        now, ttl = steady(), self.plan["ttl"]
-        return self.has_worker and bool(self.pulse.must_end(now - self.held, now - self.refused, ttl))
+        return self.has_worker and bool(self.term.is_over())
 
     def write_death(self) -> None:
+        self.lifeline.cut(self.plan["line"])  # where a fork of it, made behind Python's back, still holds the line
         deadline = steady() + GIVE_UP
         while steady() < deadline:
             try:
@@ -391,7 +390,7 @@ def main() -> None:
         plan = json.loads(orders.readline())
     heart = Heart(plan, int(plan["parent"]))
     watch = heart.pulse.Watch(int(plan["page"]), heart.parent, frozen=heart.parent_is_stopped, gone=heart.parent_is_gone)
-    _thread.start_new_thread(watch.keep, (heart.has_lost, plan["ttl"]))
+    _thread.start_new_thread(watch.keep, (heart.has_lost, lambda: heart.lifeline.cut(plan["line"]), plan["ttl"]))
     heart.get_ready()
     heart.live()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import socket
 import subprocess
 import sys
@@ -16,14 +15,13 @@ from pathlib import Path
 
 from dray import events, heartbeat
 from dray.errors import StoreError
-from dray.pulse import Pulse, must_end
+from dray.pulse import Pulse, Term
 from dray.store.roster import Roster
 
 START_UNTIL = 0.6  # of the TTL: beyond it no job is started
 GUARDS_PER_TTL = 40  # looks at the lease's age in one TTL
 TICK = 1.0  # seconds between two signs of life on the page that the heart looks at, at most
 ORDERS = frozenset({"beat", "death"})  # what a heart has to say depends on the worker's id; all else it needs before
-LOOKS, LOOK_AGAIN = 50, 0.01  # at what the heart has said, before it is taken for silent; seconds between two
 HEART_PATIENCE = 30.0  # seconds one waits for the heartbeat process to start, at most
 
 
@@ -32,7 +30,7 @@ class WorkerLease:
 
     ttl     seconds after which others give up on a worker whose row stands still
     beat    seconds between two moves of the row
-    pulse   by which the heart sees that Python still runs here
+    pulse   by which the heart sees that Python still runs here, and everybody when what runs has to end
     on_wake     called, from a thread, when something may be ready
     on_lost     called, from a thread, when the row says that this worker is dead
     on_cut_off  called, from a thread, again and again, while `must_end`
@@ -53,7 +51,7 @@ class WorkerLease:
         self._roster, self._ttl, self._beat, self._listen, self._pulse = roster, ttl, beat, listen, pulse
         self._on_wake, self._on_lost, self._on_cut_off = on_wake, on_lost, on_cut_off
         self._held = heartbeat.steady()  # when the last beat that arrived was sent
-        self._refused = float("-inf")
+        self._term = Term(pulse.page, ttl)
         self._child: subprocess.Popen[bytes] | None = None
         self._ready = threading.Event()
         self._guard: threading.Thread | None = None
@@ -77,6 +75,7 @@ class WorkerLease:
             tasks=tasks,
         )
         self._held = sent
+        self._term.begin(sent)
         self._tell_heart()
         if self._former:
             with contextlib.suppress(StoreError):  # then others find it silent
@@ -96,27 +95,12 @@ class WorkerLease:
         return self.age() < self._ttl * START_UNTIL
 
     def must_end(self) -> bool:
-        """Whether what runs has to end at once, because others may be about to take over."""
-        # A call into C may have kept all threads of this process from running, while the heart went on beating: what it has
-        # said meanwhile is heard before it is taken for silent, since whoever comes first behind such a call may be us.
-        quiet = 0
-        for _ in range(LOOKS):
-            if not self._seems_lost():
-                return False
-            quiet = 0 if self._has_unheard() else quiet + 1
-            if quiet == 2:  # what was read a moment ago has been understood by now
-                return True
-            time.sleep(LOOK_AGAIN)
-        return True
+        """Whether what runs has to end at once, because others may be about to take over.
 
-    def _seems_lost(self) -> bool:
-        return must_end(self.age(), heartbeat.steady() - self._refused, self._ttl)
-
-    def _has_unheard(self) -> bool:
-        said = None if self._child is None else self._child.stdout
-        with contextlib.suppress(OSError, ValueError):  # it is being replaced
-            return said is not None and bool(select.select([said], [], [], 0)[0])
-        return False
+        That is looked up on the page, where the heart writes it: what it says may lie unread behind a call into C that has kept
+        all threads of this process from running.
+        """
+        return self._term.is_over()
 
     def give_up(self) -> None:
         """Stop the heart and say goodbye. What is still held is free from then on."""
@@ -151,15 +135,14 @@ class WorkerLease:
             "parent": os.getpid(),
             "period": self._beat,
             "listen": self._listen,
-            "ttl": self._ttl,
-            "page": self._pulse.page,
+            **self._pulse.plan(self._ttl),
         }
         # -P: the folder of that file must not become a place to import from, its names would hide others.
         self._child = subprocess.Popen(
             [sys.executable, "-P", str(Path(heartbeat.__file__))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            pass_fds=(self._pulse.page,),
+            pass_fds=self._pulse.numbers,
             start_new_session=True,  # a signal to the worker's group leaves a witness
         )
         self._say(plan)
@@ -227,7 +210,6 @@ class WorkerLease:
             case "n":
                 self._on_wake()
             case "a":
-                self._refused = heartbeat.steady()
                 events.emit("store.refused", worker_id=self.worker_id, why=rest)
             case "l":
                 self._on_lost()

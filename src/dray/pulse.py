@@ -1,4 +1,5 @@
-"""A page of memory that a worker shares with its heart: whether Python still runs in the worker, and by when it has to.
+"""A page of memory that a worker shares with its heart and with the processes of its jobs: whether Python still runs in the
+worker, and by when it has to; and by when all that runs for it has to have ended.
 
 A call into C that keeps the interpreter's lock, such as a regular expression that backtracks for hours, stops every thread of
 the worker: also the one that ends what runs for too long, and the one that ends everything before others take over. The heart
@@ -24,34 +25,85 @@ HANGS_AFTER = 5.0  # seconds without a line of Python, behind the last limit of 
 STILL = 2.0  # the same once others may take over
 LAST_WORDS = 2.0  # seconds it has to say where it was
 LOOK_EVERY = 1.0
-NEVER = float("inf")
-_TICK, _DUE, _SIZE = 0, 8, 16
+NEVER, LOST = float("inf"), float("-inf")
+_END, _TICK, _DUE, _SIZE = 0, 8, 16, 24  # the warden of a command also knows that the end comes first
 _INSTANT = struct.Struct("d")
 
 
-def must_end(age: float, refused: float, ttl: float) -> bool:
-    """Whether what runs has to end at once, because others may be about to take over.
+def steady() -> float:
+    """Seconds by a clock that also runs while the machine sleeps, the same in all processes."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
-    A database that refuses connections is away for everybody: nobody can take over, and whoever comes back first has to
-    watch for a full TTL. So an outage kills nobody; silence, which may be our network alone, does.
 
-    age         seconds since the last beat that surely arrived was sent
-    refused     seconds since the database last refused somebody
+class Term:
+    """By when all that runs for a worker has to have ended, because others may be about to take over.
+
+    It is on the page, so that whoever runs something sees to it himself: the worker may be frozen, and its heart with it. A
+    database that refuses connections is away for everybody: nobody can take over, and whoever comes back first has to watch for
+    a full TTL. So an outage kills nobody; silence, which may be our network alone, does. Instants are by `steady`.
     """
-    return age >= ttl * LIVE_UNTIL and refused > max(REFUSED_FOR, ttl / 10)
+
+    def __init__(self, page: int, ttl: float = NEVER) -> None:
+        self._memory, self._ttl = mmap.mmap(page, _SIZE), ttl
+
+    def begin(self, at: float) -> None:
+        """The worker's life in the database has begun: by the worker itself, before there is anybody who beats for it."""
+        _INSTANT.pack_into(self._memory, _END, at + self._ttl * LIVE_UNTIL)
+
+    def beaten(self, sent: float, *, alive: bool) -> None:
+        """A beat that was sent then has arrived, and found that the worker is, or is not, alive to others."""
+        if alive:
+            self._put_off(sent + self._ttl * LIVE_UNTIL)
+        else:
+            _INSTANT.pack_into(self._memory, _END, LOST)
+
+    def refuse(self, at: float) -> None:
+        """The database has refused us then."""
+        self._put_off(at + max(REFUSED_FOR, self._ttl / 10))
+
+    def left(self) -> float:
+        """Seconds until the end; 0 or less when it is over."""
+        return self._end() - steady()
+
+    def is_over(self) -> bool:
+        return self.left() <= 0
+
+    def _end(self) -> float:
+        return float(_INSTANT.unpack_from(self._memory, _END)[0])
+
+    def _put_off(self, at: float) -> None:
+        if (end := self._end()) != LOST:
+            _INSTANT.pack_into(self._memory, _END, max(at, end))
 
 
 class Pulse:
-    """The worker's side of it."""
+    """The worker's side of it. It also has the end of the pipe that breaks with the worker: see `lifeline`.
+
+    numbers     of the page, and of the pipe's other end, which is for everybody else
+    """
 
     def __init__(self) -> None:
-        self.page = _anonymous()
+        self.page, (line, ours) = _anonymous(), os.pipe()
+        self.numbers = self.page, line
+        for number in self.numbers:
+            weakref.finalize(self, os.close, number)
+        os.set_blocking(line, False)
+        self._ours = open(ours, "wb", buffering=0)  # noqa: SIM115  for as long as we live
+        weakref.finalize(self, self._ours.close)
         os.truncate(self.page, _SIZE)
-        weakref.finalize(self, os.close, self.page)
         self._memory = mmap.mmap(self.page, _SIZE)
+        _INSTANT.pack_into(self._memory, _END, NEVER)
         self._lock = threading.Lock()
         self._expect(NEVER)
         self.tick()
+
+    def plan(self, ttl: float) -> dict[str, float]:
+        """What a heart has to know of it."""
+        return {"page": self.page, "line": self.numbers[1], "ttl": ttl}
+
+    def close(self) -> None:
+        """Let go of the line, in a fork: it breaks when nobody holds it."""
+        self._ours.close()
 
     def tick(self) -> None:
         """A line of Python runs here."""
@@ -87,10 +139,11 @@ class Watch:
         self._worker, self._frozen, self._gone = worker, frozen, gone
         self._tick, self._still, self._looked = 0.0, 0.0, time.monotonic()
 
-    def keep(self, has_lost: Callable[[], bool], ttl: float) -> None:
+    def keep(self, has_lost: Callable[[], bool], cut: Callable[[], None], ttl: float) -> None:
         """Look until the worker is gone. In a thread of its own: a silent network may hold up all others of the heart.
 
         has_lost    whether others may be about to take over what the worker runs
+        cut         ends what runs for it in other processes: a frozen worker cannot
         ttl         seconds of its lease: what is left of a short one is soon over
         """
         while not self._gone():
@@ -100,6 +153,8 @@ class Watch:
                 self.end("a job goes on past its last limit", signal.SIGABRT)
             elif still > STILL and has_lost():
                 self.end("others may be about to take over its jobs", signal.SIGKILL)
+            elif has_lost() and self._frozen():
+                cut()
 
     def still(self) -> float:
         """Seconds in which no line of Python has run in the worker, as far as was seen from here.

@@ -51,7 +51,7 @@ class Slots:
         self._runner, self.concurrency, self._on_stuck = runner, concurrency, on_stuck
         self.pulse, self._meter = Pulse(), Meter()
         self._deadlines = Deadlines(lambda: list(self.running), self._end_late, self.pulse)
-        self.executors = Executors(runner, plan, concurrency, self._deadlines)
+        self.executors = Executors(runner, plan, concurrency, self._deadlines, self.pulse)
         self._may_start, self._mark, self._record, self._on_done = may_start, mark, record, on_done
         self._leaving = threading.Lock()  # of hooks: either by their thread, or behind its back
         self._todo: SimpleQueue[Item | None] = SimpleQueue()

@@ -21,6 +21,7 @@ from dray.forks import close_in_forks
 from dray.job import Cancelled, Claim, Died, Done, Failed, Snoozed
 from dray.options import Isolate
 from dray.outside.children import Child, ChildGrip, Children, Plan, run
+from dray.pulse import Pulse
 from dray.runner import Ran
 from tests.servers import is_alive, wait_until
 
@@ -102,7 +103,7 @@ def children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Childr
     (tmp_path / "kids.py").write_text(APP)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    children = Children(Plan(app="kids:app"), 4)
+    children = Children(Plan(app="kids:app"), 4, Pulse())
     yield children
     children.stop()
 
@@ -249,7 +250,7 @@ def test_a_job_that_finds_no_process_comes_again_later_and_is_not_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
-    children = Children(Plan(app="not_there:app"), 4)
+    children = Children(Plan(app="not_there:app"), 4, Pulse())
     before = len(os.listdir("/proc/self/fd"))
     delays = []
     for _ in range(4):
@@ -260,7 +261,7 @@ def test_a_job_that_finds_no_process_comes_again_later_and_is_not_counted(
         delays.append(found.outcome.delay)
     assert delays == [1.0, 2.0, 4.0, 8.0]
     assert len(os.listdir("/proc/self/fd")) == before
-    nobody = Children(None, 4).take()
+    nobody = Children(None, 4, Pulse()).take()
     assert isinstance(nobody, Ran)
     assert "dray worker -A" in str(nobody.outcome.why)  # type: ignore[union-attr]
 
@@ -270,7 +271,8 @@ def test_a_child_whose_worker_is_gone_ends(tmp_path: Path) -> None:
     (tmp_path / "parent.py").write_text(
         "import os, sys, time\n"
         "from dray.outside.children import Children, Plan\n"
-        "children = Children(Plan(app='kids:app'), 2)\n"
+        "from dray.pulse import Pulse\n"
+        "children = Children(Plan(app='kids:app'), 2, Pulse())\n"
         "child = children.take()\n"
         "if os.fork() == 0: time.sleep(600)\n"  # it has all that its parent had open
         "print(child.process.pid, flush=True)\n"

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from dray import Dray, heartbeat
+from dray.pulse import Pulse
 from tests.servers import Database
 
 
@@ -23,7 +24,8 @@ def test_a_word_during_a_beat_is_heard(database: Database, monkeypatch: pytest.M
     worker_id = app.store.roster.register(host="here", pid=1, queues="*", concurrency=1)
     said: list[str] = []
     monkeypatch.setattr(heartbeat, "say", said.append)
-    plan = {**app.store.roster.heartbeat_plan(worker_id), "period": 5, "listen": True}
+    pulse = Pulse()
+    plan = {**app.store.roster.heartbeat_plan(worker_id), "period": 5, "listen": True, **pulse.plan(ttl=30)}
     if while_it_waits:
         # Told at the end of the statement, so that it comes with the answer.
         plan["beat"] = f"{plan['beat']} AND pg_notify('{plan['channel']}', '') IS NOT NULL"

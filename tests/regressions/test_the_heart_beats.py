@@ -62,7 +62,8 @@ def test_a_beat_waits_for_its_turn_to_write(tmp_path: Path, monkeypatch: pytest.
     worker_id = app.store.roster.register(host="here", pid=1, queues="*", concurrency=1)
     said: list[str] = []
     monkeypatch.setattr(heartbeat, "say", said.append)
-    plan = {**app.store.roster.heartbeat_plan(worker_id), "period": 5, "listen": False}
+    pulse = Pulse()
+    plan = {**app.store.roster.heartbeat_plan(worker_id), "period": 5, "listen": False, **pulse.plan(ttl=30)}
     heart = heartbeat.Heart(plan, os.getpid())
     thread = threading.Thread(target=heart.beat)
     with closing(sqlite3.connect(tmp_path / "dray.db", isolation_level=None)) as writer:
@@ -125,7 +126,8 @@ def test_a_driver_that_needs_what_was_left_out_gets_it(monkeypatch: pytest.Monke
 
     monkeypatch.delitem(sys.modules, "ssl", raising=False)
     monkeypatch.setattr(heartbeat.importlib, "import_module", load)
-    plan = {"driver": "psycopg", "period": 5, "listen": False}
+    pulse = Pulse()
+    plan = {"driver": "psycopg", "period": 5, "listen": False, **pulse.plan(ttl=30)}
     assert heartbeat.Heart(plan, os.getpid()).driver == "psycopg"
     assert asked == [None, "to be had"]
 
@@ -138,7 +140,8 @@ def test_a_worker_that_dies_as_soon_as_it_has_its_number_is_written_off(
     app.store.ensure()
     roster = app.store.roster
     worker_id = roster.register(host="here", pid=1, queues="*", concurrency=1)
-    plan = {**roster.heartbeat_plan(worker_id), "period": 30.0, "listen": False}
+    pulse = Pulse()
+    plan = {**roster.heartbeat_plan(worker_id), "period": 30.0, "listen": False, **pulse.plan(ttl=30)}
     last_word = {name: plan.pop(name) for name in ("beat", "death")}
     heart = heartbeat.Heart(plan, parent=0)  # which is not ours: it is gone
     reading, writing = os.pipe()

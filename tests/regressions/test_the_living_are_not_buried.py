@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from dray import Dray, heartbeat
+from dray.pulse import Pulse
 from dray.upkeep import Upkeep
 
 
@@ -49,7 +50,9 @@ def test_a_file_locked_for_all_is_told_from_one_that_is_busy(tmp_path: Path, mon
     worker_id = app.store.roster.register(host="here", pid=1, queues="*", concurrency=1)
     said: list[str] = []
     monkeypatch.setattr(heartbeat, "say", said.append)
-    heart = heartbeat.Heart({**app.store.roster.heartbeat_plan(worker_id), "period": 0.02, "listen": False}, os.getpid())
+    pulse = Pulse()
+    plan = {**app.store.roster.heartbeat_plan(worker_id), "period": 0.02, "listen": False, **pulse.plan(ttl=30)}
+    heart = heartbeat.Heart(plan, os.getpid())
 
     def words(beats: int) -> list[str]:
         said.clear()

@@ -29,6 +29,7 @@ FLOORS: list[set[str]] = [
         "events",
         "pids",
         "pulse",
+        "lifeline",
         "codec",
         "payload",
         "shapes",

@@ -1,7 +1,7 @@
 """The process that runs isolated jobs, one after the other: what crashes, leaks or hangs in them stays here.
 
-Its arguments are the numbers of a socket to its worker and of a pipe for stacks, and the worker's pid. It hears once what it
-needs, then a run after the other, each with a number `n`:
+Its arguments are the numbers of a socket to its worker and of a pipe for stacks, of the worker's page and line (see `pulse` and
+`lifeline`), and the worker's pid. It hears once what it needs, then a run after the other, each with a number `n`:
 
     {"app": "shop:app", "path": [...], "settings": {...}}     which app, where from, with which settings over its own
     {"run": {...}, "n": 1, "memory": 0}     a claim; and how many bytes this process may use meanwhile, 0: as many as there are
@@ -10,7 +10,7 @@ needs, then a run after the other, each with a number `n`:
 
 and says: {"ready": true} or {"broken": "..."}, {"began": true, "n": 1}, {"line": [kind, text], "n": 1},
 {"failing": {...}, "n": 1}, and at last {"ran": {...}, ..., "n": 1}. SIGALRM means that the time of the run is over, SIGUSR1
-shows where it is. When the worker is gone, it ends at once.
+shows where it is. When the worker is gone, or others may be about to take over what it runs, it ends at once.
 """
 
 from __future__ import annotations
@@ -37,8 +37,10 @@ from dray.app import Dray
 from dray.context import Context
 from dray.discover import import_app
 from dray.job import Claim
+from dray.lifeline import end_group, hold_on
 from dray.meter import Meter
 from dray.outside.wire import Line, ran_to, result_to
+from dray.pulse import Term
 from dray.runner import Ran
 from dray.signals import TimedOut
 
@@ -92,8 +94,8 @@ class Interrupt:
 class Child:
     """One worker, one app, one run at a time, in the main thread, where signals arrive."""
 
-    def __init__(self, line: Line) -> None:
-        self._line = line
+    def __init__(self, line: Line, is_over: Callable[[], bool]) -> None:
+        self._line, self._is_over = line, is_over
         self._todo: SimpleQueue[dict[str, Any]] = SimpleQueue()
         self._recorded: SimpleQueue[int] = SimpleQueue()
         self._interrupt = Interrupt()
@@ -118,7 +120,7 @@ class Child:
 
     def _listen(self) -> None:
         try:
-            while (told := self._line.hear()) is not None:
+            while (told := self._line.hear()) is not None and not self._is_over():  # what was said before may be heard late
                 if "recorded" in told:
                     self._recorded.put(told["recorded"])
                 elif "cancel" in told:
@@ -128,7 +130,7 @@ class Child:
                 else:
                     self._todo.put(told)
         finally:
-            os._exit(0)
+            end_group()  # what the job has started goes with it
 
     def _perform(self, app: Dray, claim: Claim, number: int, memory: int) -> dict[str, Any]:
         context = Context(claim, lambda claim, kind, text: self._say_line(number, kind, text))
@@ -217,15 +219,17 @@ def _nothing(number: int, frame: FrameType | None) -> None:
 
 def main() -> None:
     """Be the child of a worker."""
-    end, stacks, parent = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3])
-    for number in (end.fileno(), stacks):
+    end, (stacks, page, lifeline, parent) = socket.socket(fileno=int(sys.argv[1])), map(int, sys.argv[2:])
+    for number in (end.fileno(), stacks, page, lifeline):
         os.set_inheritable(number, False)
+    hold_on(lifeline)
     _take_no_signals()
     # In C, without the interpreter: also of a run that keeps it from everybody else.
     faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
     _be_the_first_to_go()
-    line = Line(end, is_gone=lambda: os.getppid() != parent)
-    child = Child(line)
+    term = Term(page)  # looked at by a thread here, since worker and heart may both be frozen
+    line = Line(end, is_gone=lambda: os.getppid() != parent or term.is_over(), look_in=term.left)
+    child = Child(line, term.is_over)
     child.listen()  # before the app is imported, which may hang
     plan = child.next()
     try:

@@ -18,10 +18,12 @@ from typing import Any, NamedTuple
 
 from dray import events
 from dray.context import Context
+from dray.forks import close_in_forks
 from dray.job import Claim, Died, Snoozed, Usage
 from dray.options import Isolate
 from dray.outside.wire import Line, ran_from
 from dray.process import how_it_ended
+from dray.pulse import Pulse
 from dray.runner import Ran
 from dray.settings import SETTINGS, Origin, Settings
 
@@ -52,15 +54,15 @@ def plan_of(settings: Settings, where: str | None) -> Plan | None:
 class Child:
     """One process."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, pulse: Pulse) -> None:
         ours, theirs = socket.socketpair()
         self._stacks, stacks = os.pipe()
-        numbers = [str(theirs.fileno()), str(stacks), str(os.getpid())]
+        numbers = theirs.fileno(), stacks, *pulse.numbers
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _BEGIN, str(Path(__file__).parents[2]), *numbers],
+                [sys.executable, "-c", _BEGIN, str(Path(__file__).parents[2]), *map(str, numbers), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), stacks),
+                pass_fds=numbers,
                 start_new_session=True,  # a Ctrl-C is for the worker; and whatever it starts is in a group with it
             )
         except OSError:
@@ -175,10 +177,11 @@ class Children:
     """Processes for isolated runs: one more is kept ready than are in use, up to `most`.
 
     plan    None: nobody knows where the app is, so nothing can be isolated
+    pulse   by which they see when they have to end
     """
 
-    def __init__(self, plan: Plan | None, most: int) -> None:
-        self._plan, self._most = plan, most
+    def __init__(self, plan: Plan | None, most: int, pulse: Pulse) -> None:
+        self._plan, self._most, self._pulse = plan, most, close_in_forks(pulse)
         self._lock = threading.Lock()
         self._idle: list[Child] = []
         self._count = 0
@@ -248,7 +251,7 @@ class Children:
         with self._lock:
             self._count += 1
         try:
-            return Child(plan)
+            return Child(plan, self._pulse)
         except OSError:
             with self._lock:
                 self._count -= 1

@@ -41,6 +41,7 @@ class ProgramGrip:
         self._wanted: int | None = None  # a signal that was to be sent before it ran
         self._is_over = False
         self.timed_out = False  # it was asked to end for that
+        self.late = False  # it was ended while the worker could not see to that, and counts as a crash
         self.cpu, self.memory, self.pid = 0.0, 0, 0  # what it has used, once it has ended
 
     def time_out(self) -> None:
@@ -89,13 +90,14 @@ def _signal_group(group: int, number: int) -> None:
         os.killpg(group, number)
 
 
-def run(command: Command, values: Mapping[str, Any], context: Context, grip: ProgramGrip) -> None:
+def run(command: Command, values: Mapping[str, Any], context: Context, grip: ProgramGrip, page: int) -> None:
     """Run it for a job, to its end. Raises CommandFailed, TimedOut or CancelRequested when it has not done what it should, and
-    Snooze when there was no room to start it. Exit code 0 is done, whatever was asked of it meanwhile."""
+    Snooze when there was no room to start it. Exit code 0 is done, whatever was asked of it meanwhile. `page` is the number of
+    the worker's `pulse`, which says when it has to be ended in any case."""
     log = _Log(command, context)
     capture = Capture(command.max_output, log.tell)
     try:
-        code = _Program(command, values, context, grip, capture, log).run()
+        code = _Program(command, values, context, grip, capture, log, page).run()
     except CommandFailed:
         log.end(kept=command.output in ("failure", "always"))
         raise
@@ -146,9 +148,16 @@ class _Program:
     """One run of a program."""
 
     def __init__(
-        self, command: Command, values: Mapping[str, Any], context: Context, grip: ProgramGrip, capture: Capture, log: _Log
+        self,
+        command: Command,
+        values: Mapping[str, Any],
+        context: Context,
+        grip: ProgramGrip,
+        capture: Capture,
+        log: _Log,
+        page: int,
     ) -> None:
-        self._command, self._grip, self._capture, self._log = command, grip, capture, log
+        self._command, self._grip, self._capture, self._log, self._page = command, grip, capture, log, page
         self._words, self._input = command.render(values), command.input(values)
         about = {"JOB_ID": context.id, "ATTEMPT": context.attempt, "TASK": context.task, "QUEUE": context.queue}
         self._env = {**os.environ, **{f"DRAY_{name}": str(value) for name, value in about.items()}, **command.env}
@@ -187,25 +196,32 @@ class _Program:
                     with suppress(OSError):
                         file.close()
             process.wait()
+        return self._code()
+
+    def _code(self) -> int:
+        """Its exit code, if it has come to one."""
         if self._facts.get("errno") in NO_ROOM:
             raise Snooze(LATER, f"there was no room to start it: {self._facts['error']}")
         if "error" in self._facts:
             raise CommandFailed(f"{self._words[0]} could not be started: {self._facts['error']}")
+        if "late" in self._facts:
+            self._grip.late = True
+            raise Snooze(LATER, "others could soon have taken it over")  # which is no failure, and nobody's last word
         if "status" not in self._facts:
             raise CommandFailed("it was lost: the process that watched it is gone", said=self._capture.last_lines())
         self._grip.cpu, self._grip.memory = self._facts["cpu"], self._facts["memory"]
         return os.waitstatus_to_exitcode(self._facts["status"])
 
     def _start(self, life: socket.socket) -> subprocess.Popen[bytes]:
-        number, parent = life.fileno(), os.getpid()
-        words = [str(number), str(parent), self._command.folder or "", *self._words]
+        number, page, parent = life.fileno(), self._page, os.getpid()
+        words = [str(number), str(page), str(parent), self._command.folder or "", *self._words]
         return subprocess.Popen(
             # -I and -S: it needs nothing but the interpreter.
             [sys.executable, "-I", "-S", str(Path(warden.__file__)), *words],
             stdin=subprocess.PIPE if self._input else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            pass_fds=(number,),
+            pass_fds=(number, page),
             env=self._env,
             start_new_session=True,
             bufsize=0,

@@ -30,10 +30,13 @@ class Line:
     """One end of a socket: messages out, messages in, each a JSON object on a line. Several threads may speak, one listens.
 
     is_gone     whether the process at the other end has ended; a fork of it may hold its end open
+    look_in     seconds until that has to be asked again, at most
     """
 
-    def __init__(self, end: socket.socket, is_gone: Callable[[], bool]) -> None:
-        self._end, self._is_gone = close_in_forks(end), is_gone
+    def __init__(
+        self, end: socket.socket, is_gone: Callable[[], bool], look_in: Callable[[], float] = lambda: LOOK_EVERY
+    ) -> None:
+        self._end, self._is_gone, self._look_in = close_in_forks(end), is_gone, look_in
         self._speaking = threading.Lock()
         self._rest = b""
         self._lines: list[bytes] = []
@@ -64,7 +67,7 @@ class Line:
             left = deadline - time.monotonic()
             over = left <= 0 or self._is_gone()  # asked first: what was said before the end can still be heard
             try:
-                if select.select([self._end], [], [], 0 if over else min(left, LOOK_EVERY))[0]:
+                if select.select([self._end], [], [], 0 if over else min(left, LOOK_EVERY, max(self._look_in(), 0)))[0]:
                     return self._end.recv(CHUNK)
             except (OSError, ValueError):
                 return b""
