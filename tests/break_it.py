@@ -55,6 +55,7 @@ PLACES = "tests/acceptance/test_executors.py"
 FLAGS = "tests/acceptance/test_worker_command.py"
 FLEET = "tests/acceptance/test_fleet.py"
 FAILPOINTS = "tests/acceptance/test_failpoints.py"
+DEPLOYS = "tests/regressions/test_a_deploy_moves_a_link.py"
 
 
 class Fault(NamedTuple):
@@ -534,6 +535,8 @@ FAULTS = [
         TENDED,
         "without_its_tender",
     ),
+    Fault("a reload stays behind", "../process", "folder.enter()", "pass", DEPLOYS, "begins_anew_where"),
+    Fault("a tender stays behind", "../tending/hired", "cwd=folder.now()", "cwd=None", DEPLOYS, "tender_starts"),
     Fault("no rescue", "../tending/tender", "self._rescuer.add(worker.worker_id)", "pass", TEND, "killed_worker"),
     Fault("a socket is inherited", "../tending/tended", "line.set_inheritable(False)", "pass", TENDED, "for_nobody_else"),
     Fault("an order goes to the dead", "orders", ", workers.c.state == ALIVE).values(asked", ").values(asked", ORDERS, "order"),

@@ -30,6 +30,7 @@ LEVELS = {
     "tend.worker": logging.INFO,
     "tend.not_rescued": logging.ERROR,
     "tend.stopped": logging.INFO,
+    "folder.gone": logging.ERROR,
     "heart.died": logging.ERROR,
     "store.away": logging.CRITICAL,
     "store.back": logging.WARNING,

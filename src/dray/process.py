@@ -15,6 +15,8 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any, NoReturn
 
+from dray.folder import Folder
+
 NO_ROOM = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}  # why no process can be started just now; it passes
 PATIENT = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
@@ -95,11 +97,13 @@ def end_by(seconds: float, code: int) -> None:
     threading.Thread(target=end, name="dray-end", daemon=True).start()
 
 
-def restart() -> NoReturn:
-    """Begin the same command anew in this process, under its pid: with the code as it is on disk now."""
+def restart(folder: Folder) -> NoReturn:
+    """Begin the same command anew in this process, under its pid: with the code that is now where it was started."""
+    folder.enter()
     _say_last()
     hold_signals()
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    interpreter = folder.of(sys.executable)
+    os.execv(interpreter, [interpreter, *sys.orig_argv[1:]])
 
 
 def hold_signals() -> None:

@@ -54,6 +54,7 @@ class Site:
 
     def __init__(self, folder: Path, url: str, source: str = SHOP) -> None:
         self.folder, self.url = folder, url
+        self.home = folder  # where commands are started that stay
         (folder / "shop.py").write_text(source)
         self.env = {
             **{name: value for name, value in os.environ.items() if not name.startswith("DRAY_")},
@@ -87,8 +88,8 @@ class Site:
         with open(self.folder / f"log-{number}", "w") as log:
             process = subprocess.Popen(
                 self._command(words, app=app),
-                cwd=self.folder,
-                env={**self.env, **env},
+                cwd=self.home,
+                env={**self.env, "PWD": str(self.home), **env},  # as a shell would say
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

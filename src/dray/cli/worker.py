@@ -12,6 +12,7 @@ from dray import probe
 from dray.cli.opening import open_to_work
 from dray.cli.options import PATH, duration, option, setting, size, verb
 from dray.errors import BadOption
+from dray.folder import Folder
 from dray.limits import Limits
 from dray.options import parse_priorities
 from dray.process import bury, end_by, hold_signals, restart
@@ -94,6 +95,7 @@ def worker(
       HUP             begin anew with the code as it is now, once what runs has ended
       USR1            show where every thread is
     """
+    folder = Folder()
     hold_signals()
     bury()
     faulthandler.enable()  # a crash, and the heart that ends a worker whose Python stands still, leave its stacks on stderr
@@ -133,7 +135,8 @@ def worker(
         limits=limits,
         cycle=cycle_delay,
         upkeep=not no_upkeep,
-        begin_anew=None if line else lambda: begin_anew(lock, paused=working.standing.paused),  # a tender starts another
+        # A tender starts another.
+        begin_anew=None if line else lambda: begin_anew(folder, lock, paused=working.standing.paused),
         where=found.name,
     )
     if os.environ.pop(PAUSED, ""):
@@ -148,13 +151,13 @@ def worker(
     return code
 
 
-def begin_anew(lock: Single | None, *, paused: bool) -> None:
+def begin_anew(folder: Folder, lock: Single | None, *, paused: bool) -> None:
     """The same command again, in this process, which keeps its lock meanwhile, and stays paused if it was."""
     if lock is not None:
         lock.hand_on()
     if paused:
         os.environ[PAUSED] = "1"
-    restart()
+    restart(folder)
 
 
 def already_running(lock: Single, *, strict: bool) -> int:
