@@ -55,6 +55,7 @@ PLACES = "tests/acceptance/test_executors.py"
 FLAGS = "tests/acceptance/test_worker_command.py"
 FLEET = "tests/acceptance/test_fleet.py"
 FAILPOINTS = "tests/acceptance/test_failpoints.py"
+CONTAINERS = "tests/acceptance/test_containers.py"
 DEPLOYS = "tests/regressions/test_a_deploy_moves_a_link.py"
 
 
@@ -535,6 +536,9 @@ FAULTS = [
         TENDED,
         "without_its_tender",
     ),
+    Fault("process 1 is deaf at first", "../cli/__init__", "first.step_aside()", "pass", CONTAINERS, "while_it_starts"),
+    Fault("nobody collects", "../cli/__init__", "first.step_aside()", "first.release()", CONTAINERS, "collects_who"),
+    Fault("a terminal says it twice", "../first", "elif heard.si_code <= 0:", "else:", CONTAINERS, "a_terminal"),
     Fault("a reload stays behind", "../process", "folder.enter()", "pass", DEPLOYS, "begins_anew_where"),
     Fault("a tender stays behind", "../tending/hired", "cwd=folder.now()", "cwd=None", DEPLOYS, "tender_starts"),
     Fault("no rescue", "../tending/tender", "self._rescuer.add(worker.worker_id)", "pass", TEND, "killed_worker"),

@@ -15,6 +15,7 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any, NoReturn
 
+from dray import first
 from dray.folder import Folder
 
 NO_ROOM = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}  # why no process can be started just now; it passes
@@ -157,6 +158,7 @@ def signals_in_a_pipe(numbers: Iterable[signal.Signals]) -> Iterator[int]:
     wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set()
     before = {number: signal.signal(number, _let_it_wake) for number in numbers if number not in ignored}
+    first.release()
     try:
         yield reading
     finally:

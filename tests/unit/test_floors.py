@@ -19,7 +19,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "dray"
 # From the ground up; names are relative to `dray`, "" is the package itself.
 FLOORS: list[set[str]] = [
     # 0 words
-    {"outside", "tending", "errors", "report", "job", "signals", "notice", "options", "durations", "urls", "tags"},
+    {"outside", "tending", "first", "errors", "report", "job", "signals", "notice", "options", "durations", "urls", "tags"},
     # 1 rules
     {
         "lifecycle",
@@ -305,6 +305,7 @@ NEIGHBOURS: dict[str, set[str]] = {
 LATE = {
     ("store", "open_store"),  # SQLAlchemy is loaded when a store is opened
     ("", "__getattr__"),  # the public names are lazy, so that `import dray` stays light
+    ("__main__", "main"),  # a signal that comes while the command line is loaded must not be lost
 }
 
 TOO_LONG = 400  # lines

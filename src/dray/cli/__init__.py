@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import click
 
+from dray import first
 from dray.cli.options import Common, common
 from dray.errors import (
     Conflict,
@@ -93,6 +94,9 @@ VERBS = {
 }
 
 
+COLLECTS = "tend"  # the verb that can be process 1 by itself
+
+
 class Verbs(click.Group):
     """Verbs by name, imported when they are called."""
 
@@ -111,6 +115,8 @@ class Verbs(click.Group):
             close = get_close_matches(args[0], VERBS, n=1)
             hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(VERBS)}"
             ctx.fail(f"there is no verb {args[0]!r}; {hint}")
+        if args and args[0] != COLLECTS:  # before anything is loaded for it, which may take a second
+            first.step_aside()
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -183,6 +189,7 @@ def cli(context: click.Context) -> int:
 
 def main() -> NoReturn:
     """The `dray` command."""
+    first.hold()
     # A terminal that cannot show a sign shall not end in a traceback about it.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
