@@ -55,6 +55,7 @@ PLACES = "tests/acceptance/test_executors.py"
 FLAGS = "tests/acceptance/test_worker_command.py"
 FLEET = "tests/acceptance/test_fleet.py"
 FAILPOINTS = "tests/acceptance/test_failpoints.py"
+BEGINNINGS = "tests/acceptance/test_beginning_anew.py"
 CONTAINERS = "tests/acceptance/test_containers.py"
 DEPLOYS = "tests/regressions/test_a_deploy_moves_a_link.py"
 
@@ -536,6 +537,8 @@ FAULTS = [
         TENDED,
         "without_its_tender",
     ),
+    Fault("a new life needs a database", "../worker", "if not self.former:", "if True:", BEGINNINGS, "waits_and"),
+    Fault("a former life is left", "../lease", "self._former = former", "self._former = 0", BEGINNINGS, "goodbye", "mysql"),
     Fault("process 1 is deaf at first", "../cli/__init__", "first.step_aside()", "pass", CONTAINERS, "while_it_starts"),
     Fault("nobody collects", "../cli/__init__", "first.step_aside()", "first.release()", CONTAINERS, "collects_who"),
     Fault("a terminal says it twice", "../first", "elif heard.si_code <= 0:", "else:", CONTAINERS, "a_terminal"),

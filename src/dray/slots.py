@@ -32,7 +32,7 @@ class Slots:
     mark        writes the start mark; False when the lease is lost
     record      puts on record that a run has failed, before a hook is called
     on_done     called from a slot when somebody should look at `done`
-    on_stuck    called when a run goes on though its job has ended, and cannot be ended but with the process
+    on_stuck    told why, when something here goes on that cannot be ended but with the process
     plan        how isolated jobs find the app in a process of their own
     """
 
@@ -45,7 +45,7 @@ class Slots:
         mark: Callable[[Item], bool],
         record: Callable[[Item, Outcome], None],
         on_done: Callable[[], None],
-        on_stuck: Callable[[Item], None],
+        on_stuck: Callable[[str], None],
         plan: Plan | None = None,
     ) -> None:
         self._runner, self.concurrency, self._on_stuck = runner, concurrency, on_stuck
@@ -156,7 +156,7 @@ class Slots:
                 self._loop.call_soon_threadsafe(self._fill_loop)
         else:
             self._replace_thread(item)
-        self._on_stuck(item)
+        self._on_stuck(f"job {item.claim.id} goes on past its end, and can only be ended with this process")
 
     def leave_hooks_behind(self, now: float) -> None:
         """Go on without hooks that take too long: their thread stays with them, and another takes its place."""

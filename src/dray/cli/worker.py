@@ -23,7 +23,8 @@ from dray.worker import Worker
 
 CONFLICT = 4
 LINGERS = 10.0  # seconds until threads that jobs have left behind are left behind by the process
-PAUSED = "DRAY_BEGINS_PAUSED"  # how a worker that begins anew knows that it was paused
+FORMER = "DRAY_FORMER_WORKER"  # how a worker that begins anew knows which one it was
+PAUSED = "DRAY_BEGINS_PAUSED"  # and that it was paused
 
 
 @verb(
@@ -136,7 +137,8 @@ def worker(
         cycle=cycle_delay,
         upkeep=not no_upkeep,
         # A tender starts another.
-        begin_anew=None if line else lambda: begin_anew(folder, lock, paused=working.standing.paused),
+        begin_anew=None if line else lambda: begin_anew(working, folder, lock),
+        former=int(former) if (former := os.environ.pop(FORMER, "")).isdecimal() else 0,
         where=found.name,
     )
     if os.environ.pop(PAUSED, ""):
@@ -151,12 +153,13 @@ def worker(
     return code
 
 
-def begin_anew(folder: Folder, lock: Single | None, *, paused: bool) -> None:
+def begin_anew(working: Worker, folder: Folder, lock: Single | None) -> None:
     """The same command again, in this process, which keeps its lock meanwhile, and stays paused if it was."""
     if lock is not None:
         lock.hand_on()
-    if paused:
+    if working.standing.paused:
         os.environ[PAUSED] = "1"
+    os.environ[FORMER] = str(working.worker_id or working.former)
     restart(folder)
 
 
