@@ -56,6 +56,7 @@ FLAGS = "tests/acceptance/test_worker_command.py"
 FLEET = "tests/acceptance/test_fleet.py"
 FAILPOINTS = "tests/acceptance/test_failpoints.py"
 BEGINNINGS = "tests/acceptance/test_beginning_anew.py"
+HANGING = "tests/acceptance/test_hooks_that_hang.py"
 CONTAINERS = "tests/acceptance/test_containers.py"
 DEPLOYS = "tests/regressions/test_a_deploy_moves_a_link.py"
 
@@ -537,6 +538,9 @@ FAULTS = [
         TENDED,
         "without_its_tender",
     ),
+    Fault("a hook keeps its process", "../slots", "item.hook_grip.end(lambda: None)", "pass", HANGING, "a_process_with"),
+    Fault("hooks without end", "../slots", "self._crowd.look()", "pass", HANGING, "counted"),
+    Fault("a thread is forgotten", "../hooks", "stragglers.leave(thread)", "pass", HANGING, "counted"),
     Fault("a new life needs a database", "../worker", "if not self.former:", "if True:", BEGINNINGS, "waits_and"),
     Fault("a former life is left", "../lease", "self._former = former", "self._former = 0", BEGINNINGS, "goodbye", "mysql"),
     Fault("process 1 is deaf at first", "../cli/__init__", "first.step_aside()", "pass", CONTAINERS, "while_it_starts"),

@@ -44,6 +44,7 @@ LEVELS = {
     "job.lease_lost": logging.ERROR,
     "hook.failed": logging.ERROR,
     "hook.hangs": logging.ERROR,
+    "hook.too_many": logging.CRITICAL,
     "notice": logging.CRITICAL,
     "notice.undelivered": logging.ERROR,
     "result.dropped": logging.WARNING,
