@@ -56,6 +56,7 @@ FLAGS = "tests/acceptance/test_worker_command.py"
 FLEET = "tests/acceptance/test_fleet.py"
 FAILPOINTS = "tests/acceptance/test_failpoints.py"
 BEGINNINGS = "tests/acceptance/test_beginning_anew.py"
+LOCKED = "tests/acceptance/test_locked_file.py"
 HANGING = "tests/acceptance/test_hooks_that_hang.py"
 CONTAINERS = "tests/acceptance/test_containers.py"
 DEPLOYS = "tests/regressions/test_a_deploy_moves_a_link.py"
@@ -538,6 +539,8 @@ FAULTS = [
         TENDED,
         "without_its_tender",
     ),
+    Fault("a lock is waited for in silence", "connect", "self._locked.lasts(waited, self.patience)", "pass", LOCKED, "soon"),
+    Fault("a lock has no timeout", "../cli/opening", "min(database.patience, timeout)", "60.0", LOCKED, "a_timeout"),
     Fault("a hook keeps its process", "../slots", "item.hook_grip.end(lambda: None)", "pass", HANGING, "a_process_with"),
     Fault("hooks without end", "../slots", "self._crowd.look()", "pass", HANGING, "counted"),
     Fault("a thread is forgotten", "../hooks", "stragglers.leave(thread)", "pass", HANGING, "counted"),

@@ -34,6 +34,7 @@ LEVELS = {
     "heart.died": logging.ERROR,
     "store.away": logging.CRITICAL,
     "store.back": logging.WARNING,
+    "store.locked": logging.WARNING,
     "store.refused": logging.DEBUG,
     "job.failed": logging.CRITICAL,
     "job.retrying": logging.WARNING,

@@ -63,6 +63,7 @@ FLOORS: list[set[str]] = [
         "store.view",
         "store.connect",
         "store.lines",
+        "store.locked",
         "store.wakeup",
         "store.filters",
     }
@@ -180,7 +181,7 @@ NEIGHBOURS: dict[str, set[str]] = {
     "codec": {"payload", "shapes"},
     "store.tables": {"store.dialects"},
     "store.view": {"store.tables"},
-    "store.connect": {"store.dialects", "store.lines"},
+    "store.connect": {"store.dialects", "store.lines", "store.locked"},
     "store.wakeup": {"store.connect", "store.tables"},
     "store.schema": {"store.connect", "store.dialects", "store.tables", "store.view"}
     | {"store.migrations", "store.migrations.alone", "store.migrations.run", "store.migrations.steps"},
@@ -284,7 +285,7 @@ NEIGHBOURS: dict[str, set[str]] = {
     "cli.worker": {"cli.opening", "cli.log", "cli.options"},
     "cli.log": {"cli.words"},
     "cli.tend": {"cli.log", "cli.options"},
-    "cli.enqueue": {"cli.arguments", "cli.options", "cli.words", "cli.detail", "cli.facts"},
+    "cli.enqueue": {"cli.arguments", "cli.opening", "cli.options", "cli.words", "cli.detail", "cli.facts"},
     "cli.jobs": {"cli.options", "cli.words", "cli.detail", "cli.facts", "cli.opening", "cli.output"},
     "cli.moves": {"cli.output", "cli.options", "cli.bulk"},
     "cli.waiting": {"cli.options", "cli.words", "cli.facts", "cli.opening", "cli.output"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import traceback
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import click
 
-from dray import first
+from dray import events, first
 from dray.cli.options import Common, common
 from dray.errors import (
     Conflict,
@@ -127,6 +128,7 @@ class Verbs(click.Group):
         """Run, and end the process with one of the documented exit codes."""
         shared = Common()
         extra |= {"standalone_mode": False, "obj": shared}
+        unlisten = events.listen(_tell_lock)
         try:
             code = super().main(args, *given, **extra) or OK
         except click.ClickException as error:
@@ -136,7 +138,15 @@ class Verbs(click.Group):
             code = INTERRUPTED if isinstance(error.__cause__ or error.__context__, KeyboardInterrupt) else USAGE
         except DrayError as error:
             code = _say(error, shared)
+        finally:
+            unlisten()
         sys.exit(code)
+
+
+def _tell_lock(event: str, facts: dict[str, Any]) -> None:
+    """Whoever has no log wants to know all the same what is waited for."""
+    if event == "store.locked" and not logging.getLogger().handlers:
+        click.echo(f"dray: {facts['file']} is locked by {facts['by']}; waiting for at most {facts['patience']:g} s", err=True)
 
 
 def _say_usage(error: click.ClickException) -> int:
