@@ -56,6 +56,11 @@ FLAGS = "tests/acceptance/test_worker_command.py"
 FLEET = "tests/acceptance/test_fleet.py"
 ALONE = "tests/regressions/test_nothing_runs_on_without_its_worker.py"
 FAILPOINTS = "tests/acceptance/test_failpoints.py"
+BEGINNINGS = "tests/acceptance/test_beginning_anew.py"
+LOCKED = "tests/acceptance/test_locked_file.py"
+HANGING = "tests/acceptance/test_hooks_that_hang.py"
+CONTAINERS = "tests/acceptance/test_containers.py"
+DEPLOYS = "tests/regressions/test_a_deploy_moves_a_link.py"
 
 
 class Fault(NamedTuple):
@@ -556,6 +561,18 @@ FAULTS = [
         TENDED,
         "without_its_tender",
     ),
+    Fault("a lock is waited for in silence", "connect", "self._locked.lasts(waited, self.patience)", "pass", LOCKED, "soon"),
+    Fault("a lock has no timeout", "../cli/opening", "min(database.patience, timeout)", "60.0", LOCKED, "a_timeout"),
+    Fault("a hook keeps its process", "../slots", "item.hook_grip.end(lambda: None)", "pass", HANGING, "a_process_with"),
+    Fault("hooks without end", "../slots", "self._crowd.look()", "pass", HANGING, "counted"),
+    Fault("a thread is forgotten", "../hooks", "stragglers.leave(thread)", "pass", HANGING, "counted"),
+    Fault("a new life needs a database", "../worker", "if not self.former:", "if True:", BEGINNINGS, "waits_and"),
+    Fault("a former life is left", "../lease", "self._former = former", "self._former = 0", BEGINNINGS, "goodbye", "mysql"),
+    Fault("process 1 is deaf at first", "../cli/__init__", "first.step_aside()", "pass", CONTAINERS, "while_it_starts"),
+    Fault("nobody collects", "../cli/__init__", "first.step_aside()", "first.release()", CONTAINERS, "collects_who"),
+    Fault("a terminal says it twice", "../first", "elif heard.si_code <= 0:", "else:", CONTAINERS, "a_terminal"),
+    Fault("a reload stays behind", "../process", "folder.enter()", "pass", DEPLOYS, "begins_anew_where"),
+    Fault("a tender stays behind", "../tending/hired", "cwd=folder.now()", "cwd=None", DEPLOYS, "tender_starts"),
     Fault("no rescue", "../tending/tender", "self._rescuer.add(worker.worker_id)", "pass", TEND, "killed_worker"),
     Fault("a socket is inherited", "../tending/tended", "line.set_inheritable(False)", "pass", TENDED, "for_nobody_else"),
     Fault("an order goes to the dead", "orders", ", workers.c.state == ALIVE).values(asked", ").values(asked", ORDERS, "order"),

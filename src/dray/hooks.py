@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
-from dray import events
+from dray import events, stragglers
 from dray.context import Context
 from dray.errors import BadOption
 from dray.job import State, Usage
@@ -158,8 +158,13 @@ async def _in_a_thread(call: Callable[[], Any]) -> Any:
         with contextlib.suppress(RuntimeError):  # it took so long that the loop is gone
             loop.call_soon_threadsafe(take, box)
 
-    threading.Thread(target=run, name="dray-hook", daemon=True).start()
-    value, error = await done
+    thread = threading.Thread(target=run, name="dray-hook", daemon=True)
+    thread.start()
+    try:
+        value, error = await done
+    except asyncio.CancelledError:  # its time is over
+        stragglers.leave(thread)
+        raise
     if error is not None:
         raise error
     return value

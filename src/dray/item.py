@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 
@@ -21,7 +23,7 @@ class Item:
     __slots__ = (
         *("behind", "claim", "claimed", "context", "dropped", "ended", "marked", "outcome", "started", "stop", "thread"),
         *("_first", "change", "fallback", "hook_since", "left_behind", "memory", "on_written", "recorded", "taken_up", "usage"),
-        *("asked_at", "ends_at", "grip", "killed", "metadata"),
+        *("asked_at", "ends_at", "grip", "hook_grip", "killed", "metadata"),
     )
 
     def __init__(self, claim: Claim, context: Context) -> None:
@@ -45,6 +47,7 @@ class Item:
         self.fallback: Ran | None = None  # what it came to, should a hook never return
         self.hook_since: float | None = None  # since when a hook runs that nobody has to wait for
         self.grip: Grip | None = None  # by which others can end its run, if it has a limit or is in a process of its own
+        self.hook_grip: Grip | None = None  # the same while a hook runs behind the task: where it is, the hook is as well
         self.asked_at: float | None = None  # when it is asked to end
         self.ends_at: float | None = None  # when it is ended
         self.killed: str | None = None  # where it was when it had to be ended
@@ -116,3 +119,17 @@ def has_expired(item: Item) -> bool:
     if expires_at is None:
         return False
     return item.claim.claimed_at + (time.monotonic() - item.claimed) * 1_000_000 >= expires_at
+
+
+def teller(loop: asyncio.AbstractEventLoop, written: asyncio.Future[bool]) -> Callable[[bool], None]:
+    """Lets a run on an event loop be told that its end is committed, or was refused."""
+
+    def hear(accepted: bool) -> None:
+        if not written.done():
+            written.set_result(accepted)
+
+    def tell(accepted: bool) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is gone, and with it whoever wanted to know
+            loop.call_soon_threadsafe(hear, accepted)
+
+    return tell

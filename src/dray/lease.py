@@ -31,6 +31,7 @@ class WorkerLease:
     ttl     seconds after which others give up on a worker whose row stands still
     beat    seconds between two moves of the row
     pulse   by which the heart sees that Python still runs here, and everybody when what runs has to end
+    former  the worker that this process was before it began anew, if it could not say goodbye
     on_wake     called, from a thread, when something may be ready
     on_lost     called, from a thread, when the row says that this worker is dead
     on_cut_off  called, from a thread, again and again, while `must_end`
@@ -44,6 +45,7 @@ class WorkerLease:
         beat: float,
         listen: bool,
         pulse: Pulse,
+        former: int = 0,
         on_wake: Callable[[], None],
         on_lost: Callable[[], None],
         on_cut_off: Callable[[], None] = lambda: None,
@@ -57,7 +59,7 @@ class WorkerLease:
         self._guard: threading.Thread | None = None
         self._over = threading.Event()
         self.worker_id = 0
-        self._former = 0  # the life before this one, whose row nobody moves any more
+        self._former = former  # the life before this one, whose row nobody moves any more
 
     def take(self, *, queues: str, concurrency: int, priorities: str | None = None, tasks: str | None = None) -> int:
         """Start a heart, register this process as a worker, and give the worker's id."""
@@ -104,9 +106,13 @@ class WorkerLease:
 
     def give_up(self) -> None:
         """Stop the heart and say goodbye. What is still held is free from then on."""
+        self.end()
+        self._roster.leave(self.worker_id)
+
+    def end(self) -> None:
+        """Stop the heart; there is nothing to say goodbye for, or nobody to say it to."""
         self._over.set()
         self._stop_heart()
-        self._roster.leave(self.worker_id)
 
     def abandon(self) -> None:
         """End the heart without a word: the row is not ours any more, and the heart may be what failed."""

@@ -15,6 +15,9 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any, NoReturn
 
+from dray import first
+from dray.folder import Folder
+
 NO_ROOM = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}  # why no process can be started just now; it passes
 PATIENT = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
@@ -95,11 +98,13 @@ def end_by(seconds: float, code: int) -> None:
     threading.Thread(target=end, name="dray-end", daemon=True).start()
 
 
-def restart() -> NoReturn:
-    """Begin the same command anew in this process, under its pid: with the code as it is on disk now."""
+def restart(folder: Folder) -> NoReturn:
+    """Begin the same command anew in this process, under its pid: with the code that is now where it was started."""
+    folder.enter()
     _say_last()
     hold_signals()
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    interpreter = folder.of(sys.executable)
+    os.execv(interpreter, [interpreter, *sys.orig_argv[1:]])
 
 
 def hold_signals() -> None:
@@ -153,6 +158,7 @@ def signals_in_a_pipe(numbers: Iterable[signal.Signals]) -> Iterator[int]:
     wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set()
     before = {number: signal.signal(number, _let_it_wake) for number in numbers if number not in ignored}
+    first.release()
     try:
         yield reading
     finally:

@@ -16,13 +16,14 @@ from dray.deadlines import Deadlines
 from dray.executors import Executors, ended_hard
 from dray.grip import LoopGrip
 from dray.hooks import Hooks
-from dray.item import Item, ended, has_expired, has_succeeded, line_of, needs_mark
+from dray.item import Item, ended, has_expired, has_succeeded, line_of, needs_mark, teller
 from dray.job import Cancelled, Claim, Died, Failed, HandedBack, Outcome
 from dray.meter import Meter, Stopwatch
 from dray.outside.children import Plan
 from dray.pulse import Pulse
 from dray.runner import Prepared, Ran, Runner
 from dray.stacks import thread_stack
+from dray.stragglers import Crowd, leave
 
 
 class Slots:
@@ -32,7 +33,7 @@ class Slots:
     mark        writes the start mark; False when the lease is lost
     record      puts on record that a run has failed, before a hook is called
     on_done     called from a slot when somebody should look at `done`
-    on_stuck    called when a run goes on though its job has ended, and cannot be ended but with the process
+    on_stuck    told why, when something here goes on that cannot be ended but with the process
     plan        how isolated jobs find the app in a process of their own
     """
 
@@ -45,10 +46,10 @@ class Slots:
         mark: Callable[[Item], bool],
         record: Callable[[Item, Outcome], None],
         on_done: Callable[[], None],
-        on_stuck: Callable[[Item], None],
+        on_stuck: Callable[[str], None],
         plan: Plan | None = None,
     ) -> None:
-        self._runner, self.concurrency, self._on_stuck = runner, concurrency, on_stuck
+        self._runner, self.concurrency, self._on_stuck, self._crowd = runner, concurrency, on_stuck, Crowd(on_stuck)
         self.pulse, self._meter = Pulse(), Meter()
         self._deadlines = Deadlines(lambda: list(self.running), self._end_late, self.pulse)
         self.executors = Executors(runner, plan, concurrency, self._deadlines, self.pulse)
@@ -156,10 +157,11 @@ class Slots:
                 self._loop.call_soon_threadsafe(self._fill_loop)
         else:
             self._replace_thread(item)
-        self._on_stuck(item)
+        self._on_stuck(f"job {item.claim.id} goes on past its end, and can only be ended with this process")
 
     def leave_hooks_behind(self, now: float) -> None:
-        """Go on without hooks that take too long: their thread stays with them, and another takes its place."""
+        """Go on without hooks that take too long: their thread stays with them, and another takes its place; a process of its
+        own is ended. Too many of them are a reason to be replaced."""
         for item in list(self.hooking):
             if self._is_async(item):
                 continue  # those have their limit where they are called
@@ -172,13 +174,19 @@ class Slots:
             if item.outcome is None and item.give_up():
                 assert item.fallback is not None
                 self._end(item, item.fallback)
-            self._replace_thread(item)
+            if item.hook_grip is not None:
+                item.hook_grip.end(lambda: None)
+            leave(self._replace_thread(item))
+        self._crowd.look()
 
-    def _replace_thread(self, item: Item) -> None:
-        """Its thread stays with it: another takes its place, and goes on with what comes behind it."""
+    def _replace_thread(self, item: Item) -> threading.Thread:
+        """Its thread, which is given, stays with it: another takes its place, and goes on with what comes behind it."""
         if (behind := self._after(item)) is not None:
             self._todo.put(behind)
-        self._start_thread()
+        stays = next(thread for thread in self._threads if thread.ident == item.thread)
+        self._start_thread()  # first: there shall never seem to be room for one more
+        self._threads.remove(stays)
+        return stays
 
     # --- threads --------------------------------------------------------------------------------------------------------
 
@@ -246,7 +254,7 @@ class Slots:
 
     def _has_failed(self, item: Item, ran: Ran) -> None:
         """Whatever its hook does now: this failure is known."""
-        item.fallback = ran
+        item.fallback, item.hook_grip = ran, item.grip
         self.executors.let_go(item)
         self._record(item, ran.outcome)
         item.hook_since = time.monotonic()
@@ -328,7 +336,7 @@ class Slots:
             self._aend(item, await watch.timed(steps), watch.seconds)
             return
         written: asyncio.Future[bool] = loop.create_future()
-        item.on_written = _teller(loop, written)
+        item.on_written = teller(loop, written)
         self.hooking.add(item)
         try:
             self._aend(item, await watch.timed(steps), watch.seconds)
@@ -386,15 +394,3 @@ class Slots:
         # Waking the worker costs a switch of threads: once it knows of the first outcome, it comes by itself for the others.
         if first or ran.stop or isinstance(ran.outcome, Failed) or not self.buffered():
             self._on_done()
-
-
-def _teller(loop: asyncio.AbstractEventLoop, written: asyncio.Future[bool]) -> Callable[[bool], None]:
-    def hear(accepted: bool) -> None:
-        if not written.done():
-            written.set_result(accepted)
-
-    def tell(accepted: bool) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is gone, and with it whoever wanted to know
-            loop.call_soon_threadsafe(hear, accepted)
-
-    return tell

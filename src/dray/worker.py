@@ -9,12 +9,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-import msgspec
-
 from dray import events
 from dray.app import Dray
 from dray.discover import where_is
-from dray.errors import StoreError, WorkerGone
+from dray.errors import StoreError, StoreUnavailable, WorkerGone
 from dray.exchange import Exchange
 from dray.finisher import Finisher
 from dray.heed import follow, meanings
@@ -32,8 +30,8 @@ from dray.pace import Pace
 from dray.probe import Vital
 from dray.process import Inbox, leave, on_signals
 from dray.selection import Choice, TaskFilter
+from dray.sight import job_stacks, stacks
 from dray.slots import Slots
-from dray.stacks import all_stacks
 from dray.standing import Standing
 from dray.stock import Stock
 from dray.tally import Tally
@@ -59,6 +57,7 @@ class Worker:
     ids             run these jobs, one after the other, whatever they wait for, and end; None: what is ready (S0.49)
     upkeep          also do what somebody has to do: due jobs, rescue, prune
     begin_anew      called when it has ended in order to be reloaded; without it, `run` gives 0 and somebody else does
+    former          the worker that this one was before it began anew: it waits for the database, as that one did
     where           the app as `module:attribute`, for processes of isolated jobs; None: it is looked for
 
     `run` gives the exit code: 0, or 75 when the lease was lost and what ran had to be abandoned.
@@ -78,6 +77,7 @@ class Worker:
         ids: Sequence[int] | None = None,
         upkeep: bool = True,
         begin_anew: Callable[[], None] | None = None,
+        former: int = 0,
         where: str | None = None,
     ) -> None:
         settings = app.settings
@@ -104,6 +104,7 @@ class Worker:
             beat=settings.beat,
             listen=settings.listen,
             pulse=slots.pulse,
+            former=former,
             on_wake=self._wake,
             on_lost=self._lose,
             on_cut_off=self._cut_off,
@@ -114,7 +115,7 @@ class Worker:
             telling = Telling(app)
             self._upkeep = Upkeep(app, tell=self._wake, may_judge=self._lease.may_start, tell_people=telling.wake)
             self._chores += [self._upkeep, telling]
-        self._began, self._begin_anew = 0.0, begin_anew
+        self._began, self._begin_anew, self.former = 0.0, begin_anew, former
         self._has_paused = self._lost = False
         self._outage = Outage()
 
@@ -126,7 +127,7 @@ class Worker:
             mark=self._mark,
             record=self._record,
             on_done=self._inbox.nudge,
-            on_stuck=self._replace,
+            on_stuck=self.standing.replace,
             plan=plan,
         )
 
@@ -162,10 +163,8 @@ class Worker:
 
     def run(self) -> int:
         """Work until stopped; with signals handled when this is the main thread (S3.35)."""
-        if threading.current_thread() is threading.main_thread():
-            with on_signals(self.stop, self.stop_now, meanings(self.standing, self.stacks)):
-                code = self._run()
-        else:
+        heeds = on_signals(self.stop, self.stop_now, meanings(self.standing, lambda: stacks(self.slots)))
+        with heeds if threading.current_thread() is threading.main_thread() else contextlib.nullcontext():
             code = self._run()
         self._if_again()
         return code
@@ -174,21 +173,6 @@ class Worker:
         """Also tell each line that its jobs log, with its kind, as it comes."""
         self._attendance.on_line = tell
 
-    def job_stacks(self) -> str:
-        """Where each of its jobs is at this moment, as JSON."""
-        told = [
-            {"id": item.claim.id, "task": item.claim.task, "seconds": item.seconds, "stack": self.slots.stack(item)}
-            for item in list(self.slots.running)
-        ]
-        return msgspec.json.encode(told).decode()
-
-    def stacks(self) -> str:
-        """Where its threads are, and which job each of them runs."""
-        return all_stacks({item.thread: item.title for item in list(self.slots.running) if item.thread is not None})
-
-    def _replace(self, item: Item) -> None:
-        self.standing.replace(f"job {item.claim.id} goes on past its end, and can only be ended with this process")
-
     def _if_again(self) -> None:
         if self.standing.again and self._begin_anew is not None:
             self._begin_anew()
@@ -196,10 +180,9 @@ class Worker:
     # --- the loop -------------------------------------------------------------------------------------------------------
 
     def _run(self) -> int:
-        self.store.ensure()
-        self.app.learn_types()
+        if not self._arrive():
+            return 0
         self._began = time.monotonic()
-        self._register()
         unlisten = self.store.bell.listen(self._wake)
         for chore in self._chores:
             chore.start()
@@ -214,6 +197,23 @@ class Worker:
             for chore in self._chores:
                 chore.stop()
             self.slots.stop()
+
+    def _arrive(self) -> bool:
+        """Make sure of the tables, and register. Who begins anew waits for that; False: it was told to end meanwhile."""
+        while True:
+            try:
+                self.store.ensure()
+                self.app.learn_types()
+                self._register()
+                return True
+            except StoreUnavailable as error:
+                if not self.former:
+                    raise
+                self._lease.abandon()
+                if self.standing.ends:
+                    self._lease.end()
+                    return False
+                self._is_away(error)
 
     def _register(self) -> None:
         shown = None if self._priorities is None else show_priorities(self._priorities)
@@ -277,7 +277,7 @@ class Worker:
         told, why = self._obedience.orders, self._obedience.stopped
         follow(self.standing, told.order)
         if told.stack:
-            self.store.roster.answer(self.worker_id, self.job_stacks())
+            self.store.roster.answer(self.worker_id, job_stacks(self.slots))
         if why is not None:
             self.stop(f"workers were told to stop{f' ({why})' if why else ''} until `dray start`")
 

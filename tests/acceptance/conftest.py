@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -67,3 +68,13 @@ def wire(stoppable: Database) -> Iterator[Wire]:
     wire = Wire(stoppable.url)
     yield wire
     wire.close()
+
+
+@pytest.fixture
+def first_of_a_container() -> Iterator[tuple[str, ...]]:
+    words = ("unshare", "--pid", "--fork", "--kill-child")
+    try:
+        subprocess.run([*words, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"a process 1 of one's own needs the right to unshare: {error}")
+    return words

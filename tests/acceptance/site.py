@@ -54,6 +54,8 @@ class Site:
 
     def __init__(self, folder: Path, url: str, source: str = SHOP) -> None:
         self.folder, self.url = folder, url
+        self.home = folder  # where commands are started that stay
+        self.before: tuple[str, ...] = ()  # words that start them
         (folder / "shop.py").write_text(source)
         self.env = {
             **{name: value for name, value in os.environ.items() if not name.startswith("DRAY_")},
@@ -86,9 +88,9 @@ class Site:
         number = len(self._processes)
         with open(self.folder / f"log-{number}", "w") as log:
             process = subprocess.Popen(
-                self._command(words, app=app),
-                cwd=self.folder,
-                env={**self.env, **env},
+                [*self.before, *self._command(words, app=app)],
+                cwd=self.home,
+                env={**self.env, "PWD": str(self.home), **env},  # as a shell would say
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -298,16 +297,6 @@ def test_it_is_small(tmp_path: Path, url: str) -> None:
     heavy = {"alembic", "asyncio", "msgspec", "rich", "sqlalchemy", "dray.app", "dray.worker"}
     program = f"import sys, dray.cli, dray.cli.tend; print(sorted({heavy!r} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout == "[]\n"
-
-
-@pytest.fixture
-def first_of_a_container() -> Iterator[tuple[str, ...]]:
-    words = ("unshare", "--pid", "--fork", "--kill-child")
-    try:
-        subprocess.run([*words, "true"], check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"a process 1 of one's own needs the right to unshare: {error}")
-    return words
 
 
 def test_as_process_1_it_collects_whoever_is_left(

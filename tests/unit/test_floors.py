@@ -19,7 +19,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "dray"
 # From the ground up; names are relative to `dray`, "" is the package itself.
 FLOORS: list[set[str]] = [
     # 0 words
-    {"outside", "tending", "errors", "report", "job", "signals", "notice", "options", "durations", "urls", "tags"},
+    {"outside", "tending", "first", "errors", "report", "job", "signals", "notice", "options", "durations", "urls", "tags"},
     # 1 rules
     {
         "lifecycle",
@@ -43,11 +43,13 @@ FLOORS: list[set[str]] = [
         "command",
         "wholefile",
         "forks",
+        "folder",
         "probe",
         "probe_port",
         "outside.capture",
         "outside.warden",
         "stacks",
+        "stragglers",
         "single",
         "standing",
         "tending.planning",
@@ -63,6 +65,7 @@ FLOORS: list[set[str]] = [
         "store.view",
         "store.connect",
         "store.lines",
+        "store.locked",
         "store.wakeup",
         "store.filters",
     }
@@ -110,6 +113,7 @@ FLOORS: list[set[str]] = [
         "obedience",
         "outage",
         "slots",
+        "sight",
         "stock",
         "item",
         "deadlines",
@@ -164,6 +168,7 @@ NEIGHBOURS: dict[str, set[str]] = {
     "store.notices": {"store.tables", "store.rows", "store.controls"},
     "store.attempts": {"store.tables", "store.rows"},
     "stock": {"item", "slots", "intake"},
+    "sight": {"slots"},
     "hooks": {"context"},
     "report": {"errors"},
     "store.base": {"store.board"},
@@ -179,7 +184,7 @@ NEIGHBOURS: dict[str, set[str]] = {
     "codec": {"payload", "shapes"},
     "store.tables": {"store.dialects"},
     "store.view": {"store.tables"},
-    "store.connect": {"store.dialects", "store.lines"},
+    "store.connect": {"store.dialects", "store.lines", "store.locked"},
     "store.wakeup": {"store.connect", "store.tables"},
     "store.schema": {"store.connect", "store.dialects", "store.tables", "store.view"}
     | {"store.migrations", "store.migrations.alone", "store.migrations.run", "store.migrations.steps"},
@@ -263,6 +268,8 @@ NEIGHBOURS: dict[str, set[str]] = {
     },
     "task": {"hooks", "context"},
     "single": {"forks"},
+    "folder": {"events"},
+    "stragglers": {"events"},
     "examples": {"context", "task"},
     "runner": {"hooks", "context", "task"},
     "lease": {"heartbeat"},
@@ -282,7 +289,7 @@ NEIGHBOURS: dict[str, set[str]] = {
     "cli.worker": {"cli.work", "cli.log", "cli.options"},
     "cli.log": {"cli.words"},
     "cli.tend": {"cli.log", "cli.options"},
-    "cli.enqueue": {"cli.arguments", "cli.options", "cli.words", "cli.detail", "cli.facts"},
+    "cli.enqueue": {"cli.arguments", "cli.opening", "cli.options", "cli.words", "cli.detail", "cli.facts"},
     "cli.jobs": {"cli.options", "cli.words", "cli.detail", "cli.facts", "cli.opening", "cli.output"},
     "cli.moves": {"cli.output", "cli.options", "cli.bulk"},
     "cli.waiting": {"cli.options", "cli.words", "cli.facts", "cli.opening", "cli.output"},
@@ -308,6 +315,7 @@ LATE = {
     ("store", "open_store"),  # SQLAlchemy is loaded when a store is opened
     ("cli.worker", "worker"),  # a web server is loaded where somebody asks for the port of a probe
     ("", "__getattr__"),  # the public names are lazy, so that `import dray` stays light
+    ("__main__", "main"),  # a signal that comes while the command line is loaded must not be lost
 }
 
 TOO_LONG = 400  # lines

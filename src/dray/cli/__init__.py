@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import traceback
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import click
 
+from dray import events, first
 from dray.cli.options import Common, common
 from dray.errors import (
     Conflict,
@@ -93,6 +95,9 @@ VERBS = {
 }
 
 
+COLLECTS = "tend"  # the verb that can be process 1 by itself
+
+
 class Verbs(click.Group):
     """Verbs by name, imported when they are called."""
 
@@ -111,6 +116,8 @@ class Verbs(click.Group):
             close = get_close_matches(args[0], VERBS, n=1)
             hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(VERBS)}"
             ctx.fail(f"there is no verb {args[0]!r}; {hint}")
+        if args and args[0] != COLLECTS:  # before anything is loaded for it, which may take a second
+            first.step_aside()
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -121,6 +128,7 @@ class Verbs(click.Group):
         """Run, and end the process with one of the documented exit codes."""
         shared = Common()
         extra |= {"standalone_mode": False, "obj": shared}
+        unlisten = events.listen(_tell_lock)
         try:
             code = super().main(args, *given, **extra) or OK
         except click.ClickException as error:
@@ -130,7 +138,15 @@ class Verbs(click.Group):
             code = INTERRUPTED if isinstance(error.__cause__ or error.__context__, KeyboardInterrupt) else USAGE
         except DrayError as error:
             code = _say(error, shared)
+        finally:
+            unlisten()
         sys.exit(code)
+
+
+def _tell_lock(event: str, facts: dict[str, Any]) -> None:
+    """Whoever has no log wants to know all the same what is waited for."""
+    if event == "store.locked" and not logging.getLogger().handlers:
+        click.echo(f"dray: {facts['file']} is locked by {facts['by']}; waiting for at most {facts['patience']:g} s", err=True)
 
 
 def _say_usage(error: click.ClickException) -> int:
@@ -183,6 +199,7 @@ def cli(context: click.Context) -> int:
 
 def main() -> NoReturn:
     """The `dray` command."""
+    first.hold()
     # A terminal that cannot show a sign shall not end in a traceback about it.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

@@ -13,6 +13,7 @@ from dray.app import Dray
 from dray.cli.arguments import parse_labels, read_call
 from dray.cli.detail import report_lines
 from dray.cli.facts import job_facts, print_json
+from dray.cli.opening import be_brief
 from dray.cli.options import duration, given, moment, option, verb
 from dray.cli.words import clean
 from dray.discover import require_app
@@ -69,6 +70,7 @@ def enqueue(
     if timeout is not None and not wait:
         raise BadOption("--timeout goes with --wait")
     app = require_app(shared.app, shared.settings).app
+    be_brief(app, timeout)
     job = _enqueue(app, task, arguments, whole, {**options, "labels": parse_labels(labels)})
     if not wait:
         print_json({"id": job.id, "state": job.state, "created": job.created}) if shared.json else click.echo(job.id)

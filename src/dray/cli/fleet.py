@@ -31,9 +31,12 @@ COLUMNS = (
 )
 
 
-def open_fleet() -> Fleet:
-    """All workers, on the app that is configured or a bare one on its database."""
-    app = look_for_app().app
+def open_fleet(timeout: float | None = None) -> Fleet:
+    """All workers, on the app that is configured or a bare one on its database.
+
+    timeout     seconds that a locked database is waited for at most, too
+    """
+    app = look_for_app(timeout).app
     Admin(app).check_schema()
     return Fleet(app)
 
@@ -131,7 +134,7 @@ def stop(
         raise BadOption("--stay is for all workers: leave out the queue, --worker and --host")
     if reason and not stay:
         raise BadOption("--reason is for --stay")
-    fleet = open_fleet()
+    fleet = open_fleet(timeout)
     if stay:
         fleet.stay_stopped(reason)
     told = fleet.stop(fleet.choose(queue=queue, host=host, ids=ids), now=now)
@@ -187,7 +190,7 @@ def reload(which: tuple[str, ...], rolling: int | None, timeout: float) -> int:
     """
     queue, number = _queue_and_number(which)
     say = (lambda ids: None) if wants_json() else (lambda ids: click.echo(f"reloading {', '.join(map(str, ids))}"))
-    told, left = open_fleet().reload(queue, number, rolling=rolling, timeout=timeout, tell=say)
+    told, left = open_fleet(timeout).reload(queue, number, rolling=rolling, timeout=timeout, tell=say)
     if wants_json():
         print_json({"told": told, "not_replaced": left})
     elif not told:
@@ -218,7 +221,7 @@ def stack(job_id: int | None, worker_id: int | None, timeout: float) -> int:
     """
     if (job_id is None) is (worker_id is None):
         raise BadOption("give the id of a job, or --worker ID")
-    fleet = open_fleet()
+    fleet = open_fleet(timeout)
     asked = fleet.worker_of(job_id) if job_id is not None else worker_id
     assert asked is not None
     told = fleet.stacks(asked, timeout)

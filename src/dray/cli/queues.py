@@ -72,7 +72,7 @@ def pause(queue: str, reason: str | None, seconds: float | None, until: datetime
     """
     if seconds is not None and until is not None:
         raise BadOption("give --for or --until, not both")
-    deaf = open_admin().pause(queue, note=reason, seconds=seconds, until=until, timeout=timeout)
+    deaf = open_admin(timeout).pause(queue, note=reason, seconds=seconds, until=until, timeout=timeout)
     if wants_json():
         print_json({"queue": queue, "paused": True, "unconfirmed": deaf})
     elif not deaf:

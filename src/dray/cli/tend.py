@@ -14,6 +14,7 @@ from click.core import ParameterSource
 from dray.cli.log import log_to_stderr
 from dray.cli.options import Common, Verb, duration, given, option, size, verb
 from dray.errors import BadOption
+from dray.folder import Folder
 from dray.tending.planning import Pool
 from dray.tending.relay import Outlet
 from dray.tending.tender import Commands, Tender
@@ -124,7 +125,7 @@ def make_commands(shared: Common, worker_command: str | None, flags: Sequence[st
     ]
     worker = (*dray, "worker") if worker_command is None else _words(worker_command)
     verbose = ("-v",) if shared.verbose else ()
-    return Commands(worker=(*worker, *options, *verbose, *flags), rescue=(*dray, "rescue", *options))
+    return Commands(worker=(*worker, *options, *verbose, *flags), rescue=(*dray, "rescue", *options), folder=Folder())
 
 
 def _words(command: str) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from dray import probe
 from dray.cli.options import PATH, duration, option, setting, size, verb
 from dray.cli.work import open_to_work
 from dray.errors import BadOption
+from dray.folder import Folder
 from dray.limits import Limits
 from dray.options import parse_priorities
 from dray.process import bury, end_by, hold_signals, restart
@@ -22,7 +23,8 @@ from dray.worker import Worker
 
 CONFLICT = 4
 LINGERS = 10.0  # seconds until threads that jobs have left behind are left behind by the process
-PAUSED = "DRAY_BEGINS_PAUSED"  # how a worker that begins anew knows that it was paused
+FORMER = "DRAY_FORMER_WORKER"  # how a worker that begins anew knows which one it was
+PAUSED = "DRAY_BEGINS_PAUSED"  # and that it was paused
 
 
 @verb(
@@ -94,6 +96,7 @@ def worker(
       HUP             begin anew with the code as it is now, once what runs has ended
       USR1            show where every thread is
     """
+    folder = Folder()
     hold_signals()
     bury()
     faulthandler.enable()  # a crash, and the heart that ends a worker whose Python stands still, leave its stacks on stderr
@@ -133,7 +136,9 @@ def worker(
         limits=limits,
         cycle=cycle_delay,
         upkeep=not no_upkeep,
-        begin_anew=None if line else lambda: begin_anew(lock, paused=working.standing.paused),  # a tender starts another
+        # A tender starts another.
+        begin_anew=None if line else lambda: begin_anew(working, folder, lock),
+        former=int(former) if (former := os.environ.pop(FORMER, "")).isdecimal() else 0,
         where=found.name,
     )
     if os.environ.pop(PAUSED, ""):
@@ -150,13 +155,14 @@ def worker(
     return code
 
 
-def begin_anew(lock: Single | None, *, paused: bool) -> None:
+def begin_anew(working: Worker, folder: Folder, lock: Single | None) -> None:
     """The same command again, in this process, which keeps its lock meanwhile, and stays paused if it was."""
     if lock is not None:
         lock.hand_on()
-    if paused:
+    if working.standing.paused:
         os.environ[PAUSED] = "1"
-    restart()
+    os.environ[FORMER] = str(working.worker_id or working.former)
+    restart(folder)
 
 
 def already_running(lock: Single, *, strict: bool) -> int:

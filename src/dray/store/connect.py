@@ -19,12 +19,13 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from dray.errors import ConfigurationError, DrayError, SchemaError, StoreError, StoreUnavailable
 from dray.store import lines
 from dray.store.dialects import DIALECTS, Dialect
+from dray.store.locked import Locked
 
 T = TypeVar("T")
 
 TRIES = 20  # how often a transaction that met a deadlock is run again
 CONNECT_PATIENCE = 10  # seconds
-FILE_PATIENCE = 60.0  # seconds one waits for a locked SQLite file before it is an error
+FILE_PATIENCE = 60.0  # seconds one waits for a locked SQLite file before it is an error, if nothing else is said
 SEAT_PATIENCE = 30.0  # seconds one waits for a connection that another thread has
 EXTRA = {"sqlite": "", "postgresql": "postgres", "mysql": "mysql"}
 
@@ -43,6 +44,8 @@ class Database:
         self._size = pool_size
         self._seats = threading.BoundedSemaphore(pool_size)
         self._lines = lines.Lines()
+        self.patience = FILE_PATIENCE
+        self._locked = Locked(self.url.database)
         self.conflicts = 0  # transactions that met a deadlock or the like, and were run again
         self._reads_committed: bool | None = None  # is it usual here?
         # One writer at a time is SQLite's rule; threads of one process need not fight for the file lock.
@@ -154,16 +157,17 @@ class Database:
         return self.once(work) if self._reads_committed else self.transact(work)
 
     def _patiently(self, work: Callable[[Connection], T], *, transaction: bool) -> T:
-        deadline = time.monotonic() + FILE_PATIENCE
-        tries = 0
+        began, tries = time.monotonic(), 0
         while True:
             try:
                 with self._take_turn(transaction), self._connect() as connection:
-                    return self._in_transaction(connection, work) if transaction else work(connection)
+                    result = self._in_transaction(connection, work) if transaction else work(connection)
+                self._locked.is_over()
+                return result
             except DBAPIError as error:
                 tries += 1
                 self.conflicts += self.dialect.is_busy(error)
-                if not self.dialect.is_busy(error) or not self._wait(tries, deadline):
+                if not self.dialect.is_busy(error) or not self._wait(tries, time.monotonic() - began):
                     raise self.translate(error) from error
 
     @contextmanager
@@ -200,14 +204,15 @@ class Database:
             raise
         return result
 
-    def _wait(self, tries: int, deadline: float) -> bool:
+    def _wait(self, tries: int, waited: float) -> bool:
         """Wait a moment before the same again; False when it has been tried long enough."""
         if self.dialect.skip_locked:
             # Always with jitter: victims of a deadlock that come back at once meet again, for half a minute if need be.
             time.sleep(random.uniform(0.001, 0.05))
             return tries < TRIES
+        self._locked.lasts(waited, self.patience)
         time.sleep(random.uniform(0.0005, 0.0015))
-        return time.monotonic() < deadline
+        return waited < self.patience
 
     def translate(self, error: DBAPIError) -> DrayError:
         """Our error for a driver's one: what happened, and what to do about it."""
@@ -219,7 +224,8 @@ class Database:
         if self.dialect.is_no_table(error):
             return SchemaError(f"the database {where} has no tables of this version of Dray: run 'dray init' ({first})")
         if self.dialect.is_busy(error):
-            return StoreUnavailable(f"the database {where} stayed locked or kept deadlocking: {first}")
+            why = "kept deadlocking" if self.dialect.skip_locked else self._locked.say(self.patience)
+            return StoreUnavailable(f"the database {where} {why} ({first})")
         return StoreError(f"the database {where} refused a statement: {first}")
 
 

@@ -229,7 +229,7 @@ SQLITE = Dialect(
     unsure=frozenset({"SQLITE_IOERR"}),  # the commit can be in the log, and is believed if it is read after a crash
     host_clock=host_clock,
     setup=(
-        "PRAGMA busy_timeout = 10000",  # only while a connection is set up; see below
+        "PRAGMA busy_timeout = 500",  # only while a connection is set up; see below
         "PRAGMA journal_mode = WAL",
         "PRAGMA synchronous = FULL",  # an enqueue that returned survives a power cut
         # SQLite's own busy handler backs off to 100 ms, so that old waiters lose; ours tries again about every millisecond.

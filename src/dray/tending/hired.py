@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dray import pids
+from dray.folder import Folder
 from dray.tending.planning import Member, Stage
 from dray.tending.relay import Outlet, Relay
 
@@ -30,16 +31,19 @@ SHOWN = 5  # jobs that a worker names
 def spawn(
     words: Sequence[str],
     outlets: tuple[Outlet, Outlet],
+    folder: Folder,
     *,
     pass_on: tuple[int, ...] = (),
     variables: Mapping[str, str] | None = None,
 ) -> tuple[int, tuple[Relay, Relay]]:
-    """Start a process without a shell, in a session of its own; gives its pid and what comes out of it. Raises OSError."""
+    """Start a process without a shell, in a session of its own, in the folder as it is now; gives its pid and what comes out of
+    it. Raises OSError."""
     environment = {name: value for name, value in os.environ.items() if name != VARIABLE}
     (out, out_end), (error, error_end) = os.pipe(), os.pipe()
     try:
         process = subprocess.Popen(
-            words,
+            [folder.of(words[0]), *words[1:]],
+            cwd=folder.now(),
             stdin=subprocess.DEVNULL,
             stdout=out_end,
             stderr=error_end,
@@ -62,13 +66,14 @@ def spawn(
 class Hired:
     """One worker process, from its start until it has been collected. Raises OSError when it cannot be started."""
 
-    def __init__(self, words: Sequence[str], outlets: tuple[Outlet, Outlet], now: float) -> None:
+    def __init__(self, words: Sequence[str], outlets: tuple[Outlet, Outlet], folder: Folder, now: float) -> None:
         self._socket, theirs = socket.socketpair()
         self._socket.setblocking(False)
         with theirs:
             number = theirs.fileno()
             try:
-                self.pid, self.relays = spawn(words, outlets, pass_on=(number,), variables={VARIABLE: str(number)})
+                variables = {VARIABLE: str(number)}
+                self.pid, self.relays = spawn(words, outlets, folder, pass_on=(number,), variables=variables)
             except BaseException:
                 self._socket.close()
                 raise

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from dray import events
+from dray.folder import Folder
 from dray.tending.hired import spawn
 from dray.tending.relay import Outlet, Relay
 
@@ -20,10 +21,11 @@ class Rescuer:
     """One rescue at a time, in the order of the deaths. That one fails is only reported: the sweep of any worker does it too.
 
     words   the command, to which the worker's id is added
+    folder  where it is started
     """
 
-    def __init__(self, words: Sequence[str], outlet: Outlet) -> None:
-        self._words, self._outlet = tuple(words), outlet
+    def __init__(self, words: Sequence[str], outlet: Outlet, folder: Folder) -> None:
+        self._words, self._outlet, self._folder = tuple(words), outlet, folder
         self._waiting: deque[int] = deque()
         self._worker_id = 0
         self._began = 0.0
@@ -49,7 +51,7 @@ class Rescuer:
         self._worker_id = self._waiting.popleft()
         words = [*self._words, "--worker", str(self._worker_id), "--yes"]
         try:
-            self.pid, self.relays = spawn(words, (self._outlet, self._outlet))
+            self.pid, self.relays = spawn(words, (self._outlet, self._outlet), self._folder)
         except OSError as error:
             events.emit("tend.not_rescued", worker_id=self._worker_id, why=str(error))
             return False

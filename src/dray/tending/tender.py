@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dray import events
+from dray.folder import Folder
 from dray.process import STOPPING, how_it_ended, read_signals, signals_in_a_pipe
 from dray.tending.hired import Hired
 from dray.tending.keeper import Keeper, busy_with
@@ -37,6 +38,7 @@ class Commands:
 
     worker: tuple[str, ...]
     rescue: tuple[str, ...]
+    folder: Folder
 
 
 class Tender:
@@ -57,7 +59,7 @@ class Tender:
         self._outlets = outlets
         self._commands = commands
         self._keepers = [Keeper(pool, self._starter(pool)) for pool in pools]
-        self._rescuer = Rescuer(commands.rescue, outlets[1])
+        self._rescuer = Rescuer(commands.rescue, outlets[1], commands.folder)
         self._status = None if status_file is None else StatusFile(status_file)
         self._watched = selectors.PollSelector()
         self._read_by: dict[int, Callable[[], bool]] = {}
@@ -157,7 +159,7 @@ class Tender:
 
     def _starter(self, pool: Pool) -> Callable[[], Hired]:
         def start() -> Hired:
-            worker = Hired([*self._commands.worker, *pool.queues], self._outlets, self._now)
+            worker = Hired([*self._commands.worker, *pool.queues], self._outlets, self._commands.folder, self._now)
             self._watch_relays(worker.relays)
             self._watch(worker.socket, lambda: self._hear(worker))
             return worker
