@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 logger = logging.getLogger("dray")
 logger.addHandler(logging.NullHandler())  # who sets up no log is not told on stderr either (S2.10)
 
 Listener = Callable[[str, dict[str, Any]], None]
-_listeners: list[Listener] = []
+_listeners: list[tuple[Listener, Collection[str] | None]] = []
 
 # How loud an event is in the log; what is not named here is told at debug level.
 LEVELS = {
@@ -60,7 +60,10 @@ LEVELS = {
 
 def heard(event: str) -> bool:
     """Whether anybody would hear it: for what is told of each job."""
-    return bool(_listeners) or logger.isEnabledFor(LEVELS.get(event, logging.DEBUG))
+    for _, names in _listeners:
+        if names is None or event in names:
+            return True
+    return logger.isEnabledFor(LEVELS.get(event, logging.DEBUG))
 
 
 def emit(event: str, **facts: Any) -> None:
@@ -68,14 +71,17 @@ def emit(event: str, **facts: Any) -> None:
     level = LEVELS.get(event, logging.DEBUG)
     if logger.isEnabledFor(level):
         logger.log(level, "%s %s", event, " ".join(f"{name}={value}" for name, value in facts.items()), extra={"dray": facts})
-    for listener in list(_listeners):
+    for listener, names in list(_listeners):
+        if names is not None and event not in names:
+            continue
         try:
             listener(event, facts)
         except Exception:
             logger.exception("a listener failed on %s", event)
 
 
-def listen(listener: Listener) -> Callable[[], None]:
-    """Hear every event of this process; returns how to stop."""
-    _listeners.append(listener)
-    return lambda: _listeners.remove(listener)
+def listen(listener: Listener, names: Collection[str] | None = None) -> Callable[[], None]:
+    """Hear events of this process, these or all; returns how to stop. What nobody hears costs nothing: there are events of each
+    job."""
+    _listeners.append((listener, names))
+    return lambda: _listeners.remove((listener, names))

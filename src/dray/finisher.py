@@ -124,14 +124,18 @@ class Finisher:
         return result.claims
 
     def _settle(self, batch: Sequence[Finish], accepted: Collection[Lease]) -> None:
+        taken = []
         for one in batch:
             lease = one.claim.lease
-            if lease not in accepted:
+            is_taken = lease in accepted
+            if is_taken:
+                taken.append(one)
+            else:
                 # Somebody took it over: this result counts for nothing, and is never written again.
                 events.emit("job.lease_lost", job_id=lease.id, fence=lease.fence, task=one.claim.task)
-            elif self._tally is not None:
-                self._tally.add(one)
-            self._on_settled(lease, lease in accepted)
+            self._on_settled(lease, is_taken)
+        if self._tally is not None:
+            self._tally.add(taken)
 
     def _try_refused(self) -> None:
         """Try what was refused once more, apart from all else, which shall not be written singly because of it."""

@@ -36,7 +36,7 @@ class State(StrEnum):
         return self in ENDED
 
 
-ENDED = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
+ENDED = (State.SUCCEEDED, State.FAILED, State.CANCELLED)  # a tuple finds the usual one without a hash
 
 
 class Reason(StrEnum):

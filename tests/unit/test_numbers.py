@@ -63,9 +63,9 @@ def test_what_a_hand_has_written_is_nothing() -> None:
 @rows("S2.79")
 def test_a_minute_is_given_whole_each_time_so_that_writing_it_twice_changes_nothing() -> None:
     tally = Tally()
-    tally.add(end(claimed=5 * MINUTE))
+    tally.add([end(claimed=5 * MINUTE)])
     (first,) = tally.take(3)
-    tally.add(end(State.RETRYING, claimed=5 * MINUTE, error="e"))
+    tally.add([end(State.RETRYING, claimed=5 * MINUTE, error="e")])
     (second,) = tally.take(3)
     assert (first.at, first.worker_id, first.task, first.queue) == (300, 3, "t", "q")
     assert second[:4] == first[:4]
@@ -79,8 +79,8 @@ def test_a_minute_is_given_whole_each_time_so_that_writing_it_twice_changes_noth
 
 def test_a_run_belongs_to_the_minute_in_which_it_ended_and_what_never_started_to_none() -> None:
     tally = Tally()
-    tally.add(end(claimed=5 * MINUTE, ran=125.0))
-    tally.add(end(claimed=5 * MINUTE)._replace(started=False))
+    tally.add([end(claimed=5 * MINUTE, ran=125.0)])
+    tally.add([end(claimed=5 * MINUTE)._replace(started=False)])
     (row,) = tally.take(1)
     assert row.at == 7 * 60
 
@@ -88,7 +88,7 @@ def test_a_run_belongs_to_the_minute_in_which_it_ended_and_what_never_started_to
 def test_minutes_that_are_long_over_are_forgotten_once_they_have_been_given() -> None:
     tally = Tally()
     for minute in range(10):
-        tally.add(end(claimed=minute * MINUTE, ran=0.1))
+        tally.add([end(claimed=minute * MINUTE, ran=0.1)])
     old = tally.take(1)
     assert len(old) == 10
     tally.again(old)

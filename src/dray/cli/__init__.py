@@ -95,6 +95,7 @@ VERBS = {
 }
 
 
+LOCKED = "store.locked"
 COLLECTS = "tend"  # the verb that can be process 1 by itself
 
 
@@ -128,7 +129,7 @@ class Verbs(click.Group):
         """Run, and end the process with one of the documented exit codes."""
         shared = Common()
         extra |= {"standalone_mode": False, "obj": shared}
-        unlisten = events.listen(_tell_lock)
+        unlisten = events.listen(_tell_lock, [LOCKED])
         try:
             code = super().main(args, *given, **extra) or OK
         except click.ClickException as error:
@@ -145,7 +146,7 @@ class Verbs(click.Group):
 
 def _tell_lock(event: str, facts: dict[str, Any]) -> None:
     """Whoever has no log wants to know all the same what is waited for."""
-    if event == "store.locked" and not logging.getLogger().handlers:
+    if not logging.getLogger().handlers:
         click.echo(f"dray: {facts['file']} is locked by {facts['by']}; waiting for at most {facts['patience']:g} s", err=True)
 
 

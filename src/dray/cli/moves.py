@@ -16,7 +16,7 @@ from dray.errors import BadFilter, BadOption
 from dray.job import ENDED, State
 from dray.store.filters import DEEPLY, Filter
 
-LIVE = frozenset(State) - ENDED
+LIVE = frozenset(State).difference(ENDED)
 WAITING = LIVE - {State.RUNNING}
 
 

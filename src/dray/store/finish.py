@@ -199,7 +199,14 @@ def _ended_row(one: Finish) -> dict[str, Any]:
 
 def _usage_row(usage: Usage) -> dict[str, Any]:
     cpu = None if usage.cpu is None else round(usage.cpu * 1_000_000)
-    return dict(zip(USAGE_FIELDS, (usage.pid, cpu, *usage[2:]), strict=False))
+    return {
+        "pd": usage.pid,
+        "cp": cpu,
+        "m0": usage.memory_before,
+        "m1": usage.memory_after,
+        "k0": usage.peak_before,
+        "k1": usage.peak_after,
+    }
 
 
 def _columns(tables: Tables) -> tuple[str, str]:

@@ -41,17 +41,21 @@ _LEASES = {"i": "int", "f": "int"}
 
 def documents(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
     """The rows as JSON arrays, none of which is more than a server takes at once."""
+    rows = list(rows)
+    whole = msgspec.json.encode(rows)
+    if len(whole) <= CHUNK_BYTES:  # as nearly always
+        if rows:
+            yield whole.decode()
+        return
     chunk: list[str] = []
     size = 0
-    for row in rows:
-        line = msgspec.json.encode(row)
+    for line in map(msgspec.json.encode, rows):
         if chunk and size + len(line) > CHUNK_BYTES:
             yield f"[{','.join(chunk)}]"
             chunk, size = [], 0
         chunk.append(line.decode())
         size += len(line)
-    if chunk:
-        yield f"[{','.join(chunk)}]"
+    yield f"[{','.join(chunk)}]"
 
 
 def storable(text: str | None) -> str | None:
