@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from dray import events
+from dray.cli import LOCKED, cli
 
 PROGRAM = "from dray import events; events.emit('job.failed', job_id=7, error='boom')"
 
@@ -40,6 +41,27 @@ def test_what_is_told_of_each_job_is_made_only_if_somebody_hears_it() -> None:
     finally:
         stop()
     assert heard == ["job.finished"]
+
+
+def test_who_wants_to_hear_of_some_things_is_told_of_no_others() -> None:
+    heard: list[str] = []
+    stop = events.listen(lambda event, facts: heard.append(event), ["store.locked"])
+    try:
+        assert events.heard("store.locked")
+        assert not events.heard("job.finished")
+        events.emit("job.finished", job_id=8)
+        events.emit("store.locked", file="x.db")
+    finally:
+        stop()
+    assert heard == ["store.locked"]
+
+
+def test_no_verb_listens_to_what_is_told_of_each_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(events, "listen", lambda listener, names=None: asked.append(names) or (lambda: None))
+    with pytest.raises(SystemExit):
+        cli(["--version"])
+    assert asked == [[LOCKED]]
 
 
 def test_a_listener_that_raises_disturbs_nobody(caplog: pytest.LogCaptureFixture) -> None:
