@@ -139,10 +139,10 @@ def claimed(raw: Raw, worker: int) -> list[Any]:
 def _end(raw: Raw, taken: list[Any]) -> None:
     document = _document([{"i": row[0], "f": row[1], "s": 10, "b": 0, "c": 0, "ra": 1, "ea": 1} for row in taken])
     if raw.dialect.name == "postgresql":
-        raw.run(finish._end_statement(raw.tables), doc=document).fetchall()
+        raw.run(finish._end_statement(raw.tables, plain=True), doc=document).fetchall()
         return
-    raw.run(finish._copy_statement(raw.tables), doc=document)
-    raw.run(raw.dialect.delete_ids("{jobs}"), doc=document)
+    raw.run(finish._copy_statement(raw.tables, plain=True), doc=document).fetchall()
+    raw.run(raw.dialect.delete_ids("{jobs}"), doc=_document([{"i": row[0]} for row in taken]))
 
 
 def _document(rows: list[dict[str, int]]) -> str:

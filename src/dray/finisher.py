@@ -18,6 +18,7 @@ from dray.runner import Runner
 from dray.store.base import EngineStore, Pickup
 from dray.tally import Tally
 
+FINISHED = "job.finished"
 REFUSED_AGAIN = 10.0  # seconds until an end is tried again that was refused even in its plainest form
 
 
@@ -50,12 +51,12 @@ class Finisher:
 
     def judge(self, done: deque[Item], now: float) -> list[Finish]:
         """Decide what becomes of everything that has ended; takes it out of `done`."""
-        finishes = []
+        finishes, tells = [], events.heard(FINISHED)
         while done:
-            finishes.append(self._judge(done.popleft(), now))
+            finishes.append(self._judge(done.popleft(), now, tells))
         return finishes
 
-    def _judge(self, item: Item, now: float) -> Finish:
+    def _judge(self, item: Item, now: float, tells: bool) -> Finish:
         assert item.outcome is not None
         claim = item.claim
         change = self.decide(item, item.outcome)
@@ -67,17 +68,11 @@ class Finisher:
             change = await_children(change, claim.flags | (Flag.SPAWNED if item.context.spawned else 0))
         ran = item.ended - item.started
         item.change = change
-        _tell(claim, change, ran)
+        if tells or change.state is not State.SUCCEEDED:
+            _tell(claim, change, ran)
         said = item.context.metadata
-        return Finish(
-            claim,
-            change,
-            ran=ran,
-            ended_ago=now - item.ended,
-            usage=item.usage,
-            metadata=item.metadata or (self._runner.metadata(said) if said else None),
-            recorded=item.recorded,
-        )
+        metadata = item.metadata or (self._runner.metadata(said) if said else None)
+        return Finish(claim, change, ran, now - item.ended, True, item.usage, metadata, item.recorded)
 
     def decide(self, item: Item, outcome: Outcome) -> Change:
         """What becomes of a job whose run has come to this; and whether so many attempts have failed that somebody is told."""
@@ -182,7 +177,7 @@ class Finisher:
 
 
 def _tell(claim: Claim, change: Change, ran: float) -> None:
-    name = _EVENTS.get(change.state, "job.finished")
+    name = _EVENTS.get(change.state, FINISHED)
     if not events.heard(name):
         return
     facts: dict[str, object] = {"job_id": claim.id, "task": claim.task, "attempt": claim.attempt}

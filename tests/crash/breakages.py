@@ -22,8 +22,12 @@ def no_fence(shop: Shop) -> None:
         return {wanted[row[0]]: row[2] for row in connection.execute(tables.text(query))}
 
     finish._lock = any_holder  # type: ignore[assignment]
-    finish._end_statement = lambda tables: statement(tables).replace(" AND j.fence = d.f", "").replace("id, fence", "id, 1")
-    finish._copy_statement = lambda tables: copy(tables).replace(" AND j.fence = d.f", "")
+
+    def loose(template: str) -> str:
+        return template.replace(" AND j.fence = d.f", "").replace("id, fence", "id, 1")
+
+    finish._end_statement = lambda tables, plain: loose(statement(tables, plain=plain))  # type: ignore[misc]
+    finish._copy_statement = lambda tables, plain: loose(copy(tables, plain=plain))  # type: ignore[misc]
 
 
 def no_transaction(shop: Shop) -> None:

@@ -25,6 +25,7 @@ NOT_FOR_MYSQL = {
     "claim._CHOSEN": "PostgreSQL's",
     "claim._claim_in_steps": "its last line, where there is no SKIP LOCKED, is SQLite's",
     "finish._end_statement": "PostgreSQL's",
+    "finish._copy_statement": "its RETURNING is SQLite's; that of MySQL ends before",
 }
 
 

@@ -10,14 +10,14 @@ from sqlalchemy import Connection, insert
 from dray.job import Change, Finish, Flag, Lease, Ready, Reason, State, Usage
 from dray.lifecycle import heed
 from dray.store.attempts import done_before, keep_attempts
-from dray.store.codes import REASON, STATE
+from dray.store.codes import REASON, STATE, document
 from dray.store.notices import give
 from dray.store.owed import Owed
 from dray.store.rows import by_leases, documents, lease_document, storable, with_rows
 from dray.store.tables import Tables
 
 # What the last run cost, and what the hooks said of it; nothing, where there was none.
-USAGE_FIELDS = dict.fromkeys(("pd", "cp", "m0", "m1", "k0", "k1"), "int") | {"md": "text"}
+USAGE_FIELDS = dict.fromkeys(("pd", "cp", "m0", "m1", "k0", "k1"), "int")
 _USAGE = {
     "pid": "d.pd",
     "cpu_us": "d.cp",
@@ -34,13 +34,11 @@ _FIELDS = {
     "c": "int",  # crashes added
     "ra": "int",  # microseconds it ran; null: it never started
     "ea": "int",  # microseconds since it ended
-    "r": "text",
-    "p": "text",
-    "e": "text",
-    "n": "text",
-    "fl": "int",  # flags that are added
     **USAGE_FIELDS,
 }
+# What most ends do not say. Batches without any of it have a statement of their own: to read a field that is not there costs
+# a database as much as one that is.
+_RARE = dict.fromkeys(("r", "p", "e", "n", "md"), "text") | {"fl": "int"}  # the flags are added
 # Still running, but not by the index of running jobs: that one is short only as long as nobody keeps an old snapshot open.
 _RUNS = "j.state + 0 = 1"
 # How a column of an ended job is made; every other column is taken over as it is.
@@ -62,6 +60,7 @@ _ENDED = {
     "metadata": "COALESCE(d.md, j.metadata)",
     **{name: f"CASE WHEN d.pd IS NULL THEN j.{name} ELSE {new} END" for name, new in _USAGE.items()},
 }
+_PLAIN = dict.fromkeys(("result", "report", "error", "note"), "NULL") | {"flags": "j.flags", "metadata": "j.metadata"}
 
 
 class Written(NamedTuple):
@@ -148,25 +147,46 @@ def _keeps_limit(change: Change) -> bool:
 
 
 def _end(connection: Connection, tables: Tables, ending: Sequence[Finish]) -> set[Lease]:
-    if tables.dialect.name != "postgresql":
+    """Move those that are still ours to the history."""
+    if tables.dialect.name == "mysql":
         return _end_in_steps(connection, tables, ending)
-    statement = tables.text(_end_statement(tables))
-    some = documents(map(_ended_row, ending))
-    return {Lease(row[0], row[1]) for document in some for row in connection.execute(statement, {"doc": document})}
+    rows = [_ended_row(one) for one in ending]
+    plain = _are_plain(rows)
+    end = _end_at_once if tables.dialect.name == "postgresql" else _end_alone
+    return {Lease(row[0], row[1]) for part in documents(rows) for row in end(connection, tables, part, plain)}
+
+
+def _end_at_once(connection: Connection, tables: Tables, rows: str, plain: bool) -> Sequence[Any]:
+    statement = tables.query(_end_statement(tables, plain=plain), ("id", "fence"))
+    return connection.execute(statement, {"doc": rows}).all()
+
+
+def _end_alone(connection: Connection, tables: Tables, rows: str, plain: bool) -> Sequence[Any]:
+    """Where nobody else writes meanwhile: what could be copied is what may be deleted."""
+    statement = tables.query(_copy_statement(tables, plain=plain), ("id", "fence"))
+    moved = connection.execute(statement, {"doc": rows}).all()
+    gone = tables.text(tables.dialect.delete_ids("{jobs}"))
+    connection.execute(gone, {"doc": document(row[0] for row in moved)})
+    return moved
 
 
 def _end_in_steps(connection: Connection, tables: Tables, ending: Sequence[Finish]) -> set[Lease]:
-    """Where one statement cannot move a row between tables: lock, copy, delete."""
+    """Where others do, and one statement cannot move a row between tables: lock, copy, delete."""
     flags = _lock(connection, tables, [one.claim.lease for one in ending])
     mine = [one for one in ending if one.claim.lease in flags]
     if not mine:
         return set()
-    copy = tables.text(_copy_statement(tables))
+    rows = [_ended_row(one) for one in mine]
+    copy = tables.text(_copy_statement(tables, plain=_are_plain(rows)))
     gone = tables.text(tables.dialect.delete_ids("{jobs}"))
-    for document in documents(map(_ended_row, mine)):
-        connection.execute(copy, {"doc": document})
-        connection.execute(gone, {"doc": document})
+    for part in documents(rows):
+        connection.execute(copy, {"doc": part})
+        connection.execute(gone, {"doc": part})
     return {one.claim.lease for one in mine}
+
+
+def _are_plain(rows: Iterable[dict[str, Any]]) -> bool:
+    return all(map(_RARE.keys().isdisjoint, rows))
 
 
 def _ended_row(one: Finish) -> dict[str, Any]:
@@ -209,18 +229,19 @@ def _usage_row(usage: Usage) -> dict[str, Any]:
     }
 
 
-def _columns(tables: Tables) -> tuple[str, str]:
-    names = tables.column_names
-    return ", ".join(names), ", ".join(_ENDED.get(name, f"j.{name}") for name in names)
+def _given(*, plain: bool) -> tuple[dict[str, str], dict[str, str]]:
+    """The fields that rows have, and what becomes of the columns."""
+    return (_FIELDS, _ENDED | _PLAIN) if plain else (_FIELDS | _RARE, _ENDED)
 
 
-def _end_statement(tables: Tables) -> str:
+def _end_statement(tables: Tables, *, plain: bool = False) -> str:
+    fields, ended = _given(plain=plain)
     # What becomes NULL is left out until the very end: a NULL that passes through a subquery is text to PostgreSQL.
-    kept = [name for name in tables.column_names if _ENDED.get(name) != "NULL"]
-    made = ", ".join(f"{_ENDED[name]} AS {name}" if name in _ENDED else f"j.{name}" for name in kept)
+    kept = [name for name in tables.column_names if ended.get(name) != "NULL"]
+    made = ", ".join(f"{ended[name]} AS {name}" if name in ended else f"j.{name}" for name in kept)
     names = ", ".join(kept)
     return (
-        "WITH d AS MATERIALIZED (SELECT d.*, {now} AS now FROM " + tables.dialect.rows(_FIELDS) + "),"
+        "WITH d AS MATERIALIZED (SELECT d.*, {now} AS now FROM " + tables.dialect.rows(fields) + "),"
         f" gone AS (DELETE FROM {{jobs}} j USING d WHERE j.id = d.i AND j.fence = d.f AND {_RUNS}"
         # An array and not only a join, as for a claim.
         " AND j.id = ANY(ARRAY(SELECT i FROM d))"
@@ -229,13 +250,19 @@ def _end_statement(tables: Tables) -> str:
     )
 
 
-def _copy_statement(tables: Tables) -> str:
-    names, values = _columns(tables)
-    join = "CROSS JOIN" if tables.dialect.returning else "STRAIGHT_JOIN"
+def _copy_statement(tables: Tables, *, plain: bool = False) -> str:
+    fields, ended = _given(plain=plain)
+    names, rows = tables.column_names, tables.dialect.rows(fields)
+    insert = f"INSERT INTO {{history}} ({', '.join(names)}) SELECT {', '.join(ended.get(name, f'j.{name}') for name in names)}"
+    if tables.dialect.name == "mysql":
+        return (
+            f"{insert} FROM (SELECT {{now}} AS now) AS t STRAIGHT_JOIN {rows}"
+            " STRAIGHT_JOIN {jobs} j ON j.id = d.i AND j.fence = d.f AND j.state = 1"
+        )
+    # MATERIALIZED: else a field is looked for in the document again wherever it is used.
     return (
-        f"INSERT INTO {{history}} ({names}) SELECT {values} FROM (SELECT {{now}} AS now) AS t {join} "
-        + tables.dialect.rows(_FIELDS)
-        + f" {join} {{jobs}} j ON j.id = d.i AND j.fence = d.f AND j.state = 1".replace("CROSS JOIN", "JOIN")
+        f"WITH d AS MATERIALIZED (SELECT * FROM {rows}) {insert} FROM (SELECT {{now}} AS now) AS t CROSS JOIN d"
+        " JOIN {jobs} j ON j.id = d.i AND j.fence = d.f AND j.state = 1 RETURNING id, fence"
     )
 
 
@@ -292,6 +319,7 @@ _BACK_FIELDS = {
     "e": "text",
     "n": "text",
     **USAGE_FIELDS,
+    "md": "text",
 }
 _BACK = (
     "SET state = d.s, reason = d.rs, signature = d.sg, worker_id = NULL, started_at = NULL, claimed_at = NULL,"
@@ -315,8 +343,8 @@ _PUT_BACK_MYSQL = (
 def _put_back(connection: Connection, tables: Tables, staying: Sequence[Finish]) -> None:
     template = {"sqlite": _PUT_BACK, "postgresql": _PUT_BACK_POSTGRESQL}.get(tables.dialect.name, _PUT_BACK_MYSQL)
     statement = with_rows(tables, template, _BACK_FIELDS)
-    for document in documents(_put_back_row(one) for one in staying):
-        connection.execute(statement, {"doc": document})
+    for part in documents(_put_back_row(one) for one in staying):
+        connection.execute(statement, {"doc": part})
 
 
 def _put_back_row(one: Finish) -> dict[str, Any]:
