@@ -19,6 +19,7 @@ from benchmarks.workload import NOTE, chunks
 from dray.app import Dray
 from dray.job import name_hash
 from dray.store import claim, finish
+from dray.store.codes import document
 from dray.store.dialects import host_clock
 
 BATCH = 500  # jobs in one transaction
@@ -121,13 +122,13 @@ def registered(raw: Raw) -> int:
 def claimed(raw: Raw, worker: int) -> list[Any]:
     """Take as many as there are, at most a batch."""
     queue, priority = name_hash("default"), 100
-    rows = raw.dialect.rows({"id": "int"})
+    rows = raw.dialect.ids()
     if raw.dialect.name == "postgresql":
         lanes = "(SELECT * FROM " + raw.dialect.rows({"o": "int", "q": "int", "p": "int", "f": "int"}) + " ORDER BY o) d"
         lane = _document([{"o": 0, "q": queue, "p": priority, "f": 0}])
         return list(raw.run(claim._CLAIM_AT_ONCE.replace("{rows}", lanes), doc=lane, n=BATCH, w=worker).fetchall())
     found = raw.run(claim._CANDIDATES, q=queue, p=priority, f=0, n=BATCH).fetchall()
-    ids = _document([{"id": id} for (id,) in found])
+    ids = document(id for (id,) in found)
     if raw.dialect.returning:
         take = claim._TAKE.replace("{rows}", rows) + f" RETURNING {claim._BARE}"
         return list(raw.run(take, doc=ids, w=worker).fetchall())
@@ -137,12 +138,12 @@ def claimed(raw: Raw, worker: int) -> list[Any]:
 
 
 def _end(raw: Raw, taken: list[Any]) -> None:
-    document = _document([{"i": row[0], "f": row[1], "s": 10, "b": 0, "c": 0, "ra": 1, "ea": 1} for row in taken])
+    ended = _document([{"i": row[0], "f": row[1], "s": 10, "b": 0, "c": 0, "ra": 1, "ea": 1} for row in taken])
     if raw.dialect.name == "postgresql":
-        raw.run(finish._end_statement(raw.tables, plain=True), doc=document).fetchall()
+        raw.run(finish._end_statement(raw.tables, plain=True), doc=ended).fetchall()
         return
-    raw.run(finish._copy_statement(raw.tables, plain=True), doc=document).fetchall()
-    raw.run(raw.dialect.delete_ids("{jobs}"), doc=_document([{"i": row[0]} for row in taken]))
+    raw.run(finish._copy_statement(raw.tables, plain=True), doc=ended).fetchall()
+    raw.run(raw.dialect.delete_ids("{jobs}"), doc=document(row[0] for row in taken))
 
 
 def _document(rows: list[dict[str, int]]) -> str:

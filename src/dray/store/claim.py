@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Row
 from dray.errors import WorkerGone
 from dray.job import Claim, Lease, name_hash
 from dray.selection import DEEP, Choice, TaskFilter, spread
+from dray.store.codes import document
 from dray.store.lanes import SKIP_SCAN, Lane, Lanes
 from dray.store.tables import Tables
 
@@ -244,13 +245,13 @@ _CANDIDATES = (
 _CANDIDATES_MYSQL = _CANDIDATES.replace("state = 0", "state >= 0 AND state <= 0").replace("BY ", "BY state, ")
 _TAKE = (
     "UPDATE {jobs} SET state = 1, fence = fence + 1, attempt = attempt + 1, worker_id = :w, claimed_at = {now},"
-    " started_at = NULL WHERE state = 0 AND id IN (SELECT d.id FROM {rows})"
+    " started_at = NULL WHERE state = 0 AND id IN (SELECT d.i FROM {rows})"
 )
 # The primary key is forced: of a small table MySQL would rather lock all ready jobs by another index, one claimer then has
 # them all, and the others find none. What is read is what the rows will be a moment later, which spares reading them back.
 _LOCK = (
     (
-        f"SELECT {_RETURNED} FROM {{rows}} STRAIGHT_JOIN {{jobs}} j FORCE INDEX (PRIMARY) ON j.id = d.id"
+        f"SELECT {_RETURNED} FROM {{rows}} STRAIGHT_JOIN {{jobs}} j FORCE INDEX (PRIMARY) ON j.id = d.i"
         " WHERE j.state = 0 FOR UPDATE SKIP LOCKED"
     )
     .replace("j.fence", "j.fence + 1 AS fence")
@@ -260,7 +261,7 @@ _LOCK = (
     .replace(" FOR UPDATE", f" AND j.fence < {_MOST} FOR UPDATE")
 )
 _TAKE_LOCKED = (
-    "UPDATE {rows} STRAIGHT_JOIN {jobs} j FORCE INDEX (PRIMARY) ON j.id = d.id SET j.state = 1, j.fence = j.fence + 1,"
+    "UPDATE {rows} STRAIGHT_JOIN {jobs} j FORCE INDEX (PRIMARY) ON j.id = d.i SET j.state = 1, j.fence = j.fence + 1,"
     f" j.attempt = {_NEXT}, j.worker_id = :w, j.claimed_at = :at, j.started_at = NULL WHERE j.state = 0"
 )
 _BARE = _RETURNED.replace("j.", "")
@@ -277,8 +278,8 @@ def _claim_in_steps(connection: Connection, tables: Tables, worker_id: int, lane
             ids += _candidates(connection, tables, lanes, lane, limit - len(ids))
     if not ids:
         return []
-    statement = tables.query(_TAKE.replace("{rows}", tables.dialect.rows({"id": "int"})) + f" RETURNING {_BARE}", _COLUMNS)
-    return list(connection.execute(statement, {"doc": _ids(ids), "w": worker_id}).all())
+    statement = tables.query(_TAKE.replace("{rows}", tables.dialect.ids()) + f" RETURNING {_BARE}", _COLUMNS)
+    return list(connection.execute(statement, {"doc": document(ids), "w": worker_id}).all())
 
 
 def _lock_and_take(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, limit: int) -> list[Row[Any]]:
@@ -290,9 +291,9 @@ def _lock_and_take(connection: Connection, tables: Tables, worker_id: int, lanes
             break
         rows += _lock_in_lane(connection, tables, worker_id, lanes, lane, wanted)
     if rows:
-        statement = tables.text(_TAKE_LOCKED.replace("{rows}", tables.dialect.rows({"id": "int"})))
+        statement = tables.text(_TAKE_LOCKED.replace("{rows}", tables.dialect.ids()))
         claimed_at = rows[0].claimed_at
-        connection.execute(statement, {"doc": _ids([row.id for row in rows]), "w": worker_id, "at": claimed_at})
+        connection.execute(statement, {"doc": document([row.id for row in rows]), "w": worker_id, "at": claimed_at})
     return rows
 
 
@@ -329,9 +330,9 @@ def _candidates(connection: Connection, tables: Tables, lanes: Lanes, lane: Lane
 def _lock(connection: Connection, tables: Tables, worker_id: int, ids: list[int]) -> list[Row[Any]]:
     if not ids:
         return []
-    statement = tables.text(_LOCK.replace("{rows}", tables.dialect.rows({"id": "int"})))
+    statement = tables.text(_LOCK.replace("{rows}", tables.dialect.ids()))
     # Ascending ids: whoever locks several rows takes them in the same order.
-    return list(connection.execute(statement, {"doc": _ids(sorted(ids)), "w": worker_id}).all())
+    return list(connection.execute(statement, {"doc": document(sorted(ids)), "w": worker_id}).all())
 
 
 def check_alive(connection: Connection, tables: Tables, worker_id: int) -> None:
@@ -339,7 +340,3 @@ def check_alive(connection: Connection, tables: Tables, worker_id: int) -> None:
     alive = connection.execute(tables.text("SELECT 1 FROM {workers} WHERE id = :w AND state = 0"), {"w": worker_id})
     if alive.first() is None:
         raise WorkerGone(worker_id)
-
-
-def _ids(ids: Sequence[int]) -> str:
-    return msgspec.json.encode([{"id": id} for id in ids]).decode()

@@ -55,4 +55,4 @@ def instant(microseconds: object) -> datetime | None:
 
 def document(ids: Iterable[int]) -> str:
     """Ids as a statement takes them in its parameter `doc`."""
-    return msgspec.json.encode([{"i": id} for id in ids]).decode()
+    return msgspec.json.encode(list(ids)).decode()

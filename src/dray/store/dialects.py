@@ -80,7 +80,7 @@ class Dialect:
         """SQL: lock the rows `j` of a table in ascending order, waiting for those others have, and read these columns.
         `skip`: those others have are passed over instead.
 
-        The ids travel in the parameter `doc`, an ascending JSON array of {"i": id}.
+        The ids travel in the parameter `doc`, an ascending JSON array.
         """
         join = f"SELECT {columns} FROM {self._by_key(table, 'id', 'PRIMARY')}"
         skipping = " SKIP LOCKED" if skip else ""
@@ -89,7 +89,7 @@ class Dialect:
                 return join
             case "postgresql":
                 # An array and not a join, for which it would read a table from end to end as long as it seems small.
-                ids = f"ANY(ARRAY(SELECT d.i FROM {self.rows({'i': 'int'})}))"
+                ids = f"ANY(ARRAY(SELECT d.i FROM {self.ids()}))"
                 return f"SELECT {columns} FROM {table} j WHERE j.id = {ids} ORDER BY j.id FOR NO KEY UPDATE OF j{skipping}"
             case _:
                 return f"{join} FOR UPDATE{skipping}"
@@ -98,7 +98,7 @@ class Dialect:
         """SQL: delete the rows of a table whose column is one of the ids in `doc`, as above."""
         if self.name == "mysql":
             return f"DELETE j FROM {self._by_key(table, column, index)}{where and f' WHERE {where}'}"
-        ids = f"(SELECT d.i FROM {self.rows({'i': 'int'})})"
+        ids = f"(SELECT d.i FROM {self.ids()})"
         # SQLite takes the index of any column that is compared with one value to be better than a list of ids, and would look
         # through all that ended in that state; its rows by themselves are in the order of the ids.
         hint = " NOT INDEXED" if self.name == "sqlite" and column == "id" else ""
@@ -107,7 +107,7 @@ class Dialect:
     def _by_key(self, table: str, column: str, index: str) -> str:
         # MySQL is made to fetch each row by its key. On a small table it would rather scan another index, and lock or wait for
         # rows that nobody asked for: those of a producer's long transaction, say.
-        rows = self.rows({"i": "int"})
+        rows = self.ids()
         if self.name == "mysql":
             return f"{rows} STRAIGHT_JOIN {table} j FORCE INDEX ({index}) ON j.{column} = d.i"
         return f"{rows} JOIN {table} j ON j.{column} = d.i"
@@ -133,6 +133,17 @@ class Dialect:
         Hundreds of rows travel in one statement whose text does not depend on their number.
         """
         return _rows(self.name, tuple(columns.items()), parameter)
+
+    def ids(self, parameter: str = "doc") -> str:
+        """SQL: the same of whole numbers, a JSON array of which is the parameter: a table `d` with the column `i`."""
+        match self.name:
+            case "sqlite":
+                return f"(SELECT value AS i FROM json_each(:{parameter})) AS d"
+            case "postgresql":
+                array = f"json_array_elements_text(CAST(:{parameter} AS json))"
+                return f"(SELECT CAST(value AS bigint) AS i FROM {array}) AS d"
+            case _:
+                return f"JSON_TABLE(:{parameter}, '$[*]' COLUMNS(i BIGINT PATH '$')) AS d"
 
     def code(self, error: DBAPIError) -> str:
         """The database's own code for an error: SQLSTATE, an error number, or SQLite's symbolic name."""

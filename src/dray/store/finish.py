@@ -181,7 +181,7 @@ def _end_in_steps(connection: Connection, tables: Tables, ending: Sequence[Finis
     gone = tables.text(tables.dialect.delete_ids("{jobs}"))
     for part in documents(rows):
         connection.execute(copy, {"doc": part})
-        connection.execute(gone, {"doc": part})
+    connection.execute(gone, {"doc": document(one.claim.id for one in mine)})
     return {one.claim.lease for one in mine}
 
 

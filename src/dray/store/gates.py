@@ -103,7 +103,7 @@ def stand_in_order(connection: Connection, tables: Tables, groups: Iterable[str]
 
 
 def _locked(connection: Connection, tables: Tables, hashes: Sequence[int]) -> list[Gate]:
-    template = _LOCK[tables.dialect.name].replace("{rows}", tables.dialect.rows({"i": "int"})).replace("{columns}", _COLUMNS)
+    template = _LOCK[tables.dialect.name].replace("{rows}", tables.dialect.ids()).replace("{columns}", _COLUMNS)
     template = template.replace("{brief}", tables.dialect.brief)
     rows = connection.execute(tables.text(template), {"doc": document(hashes)})
     return [Gate(*row) for row in rows]
@@ -123,7 +123,7 @@ def _make(connection: Connection, tables: Tables, kind: str, hashes: Sequence[in
     statement = (
         f"{insert} {{gates}} (gate_hash, kind, name, rule, made_at)"
         f" SELECT d.i, {KINDS[kind]}, j.{kind}_name, {latest if kind == LIMIT else 'NULL'}, {{now}}"
-        f" FROM {tables.dialect.rows({'i': 'int'})} JOIN {{jobs}} j ON j.id = {first}{otherwise}"
+        f" FROM {tables.dialect.ids()} JOIN {{jobs}} j ON j.id = {first}{otherwise}"
     )
     connection.execute(tables.text(statement), {"doc": document(hashes)})
 

@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, inser
 
 from dray.job import Finish, Lease, State, name_hash
 from dray.notice import Event, Failure, Group, Notice
-from dray.store.codes import FAILED, instant
+from dray.store.codes import FAILED, document, instant
 from dray.store.controls import TICK, make_row
 from dray.store.rows import by_ids, documents, storable, with_rows
 from dray.store.tables import Tables
@@ -59,8 +59,8 @@ def give(connection: Connection, tables: Tables, finishes: Sequence[Finish], acc
         if (one.change.told or one.change.state is State.FAILED) and one.claim.lease in accepted
         for row in _rows(one)
     ]
-    for document in documents(rows):
-        connection.execute(with_rows(tables, _GIVE, _FIELDS), {"doc": document})
+    for part in documents(rows):
+        connection.execute(with_rows(tables, _GIVE, _FIELDS), {"doc": part})
 
 
 def _rows(one: Finish) -> list[dict[str, Any]]:
@@ -81,8 +81,8 @@ def _rows(one: Finish) -> list[dict[str, Any]]:
 
 def give_ended(connection: Connection, tables: Tables, ids: Sequence[int]) -> None:
     """Note that these jobs, which nobody ran, have failed."""
-    for document in documents({"i": id} for id in ids):
-        connection.execute(by_ids(tables, _GIVE_ENDED), {"doc": document})
+    if ids:
+        connection.execute(by_ids(tables, _GIVE_ENDED), {"doc": document(ids)})
 
 
 # --- taking ---------------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ def with_rows(tables: Tables, template: str, columns: Mapping[str, str]) -> Text
 
 def by_ids(tables: Tables, template: str) -> TextClause:
     """The same for ids, or hashes, that `codes.document` gives: they are the column `d.i`."""
-    return with_rows(tables, template, _IDS)
+    return tables.text(template.replace("{rows}", tables.dialect.ids()))
 
 
 def by_leases(tables: Tables, template: str) -> TextClause:
@@ -35,7 +35,6 @@ def lease_document(leases: Iterable[Lease]) -> str:
     return msgspec.json.encode([{"i": lease.id, "f": lease.fence} for lease in leases]).decode()
 
 
-_IDS = {"i": "int"}
 _LEASES = {"i": "int", "f": "int"}
 
 
