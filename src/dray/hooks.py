@@ -59,9 +59,13 @@ class Hooks:
     def __bool__(self) -> bool:
         return bool(self.before_run or self.after_run or self.on_error or self.metadata)
 
+    def beside(self, other: Hooks) -> Hooks | None:
+        """These before the others; None: there are none at all. Asked of each job, so mostly nothing is made anew."""
+        if not other:
+            return self or None
+        return self | other if self else other
+
     def __or__(self, other: Hooks) -> Hooks:
-        if not (self and other):  # as mostly: nothing is made anew for each job
-            return self or other
         return Hooks(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
 
     @classmethod

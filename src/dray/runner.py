@@ -98,8 +98,7 @@ class Runner:
         except BadArguments as error:
             # Only a mismatch of the call itself: another version of the code may well be able to take it.
             return Ran(Parked(why=_short(error), signature=definition.signature_number))
-        hooks = self.hooks | definition.defaults.hooks
-        return Prepared(definition, args, kwargs, hooks if hooks else None)
+        return Prepared(definition, args, kwargs, self.hooks.beside(definition.defaults.hooks))
 
     def run(self, prepared: Prepared, context: Context, failing: Failing = lambda ran: None, call: Call = plainly) -> Ran:
         """Run a sync task in this thread, the task itself by `call`. `failing` is told what the run has come to, if it failed

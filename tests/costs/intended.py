@@ -87,7 +87,14 @@ MYSQL = {
 }
 
 
+# Nobody else writes meanwhile, so nothing is locked before it is moved.
+SQLITE = {
+    "finish": ["jobs.id", "jobs.id", _DEPENDENTS],
+    "fail": ["jobs.id", "jobs.id", "", "", _DEPENDENTS],
+}
+
+
 def intended(database: str) -> dict[str, list[str]]:
-    ways = COMMON | {"sqlite": {}, "postgresql": POSTGRESQL}.get(database, MYSQL)
+    ways = COMMON | {"sqlite": SQLITE, "postgresql": POSTGRESQL}.get(database, MYSQL)
     *writes, settles = ways["finish"]
     return {"exchange": [*writes, *ways["claim"], settles], **ways}

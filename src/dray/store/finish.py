@@ -165,8 +165,9 @@ def _end_alone(connection: Connection, tables: Tables, rows: str, plain: bool) -
     """Where nobody else writes meanwhile: what could be copied is what may be deleted."""
     statement = tables.query(_copy_statement(tables, plain=plain), ("id", "fence"))
     moved = connection.execute(statement, {"doc": rows}).all()
-    gone = tables.text(tables.dialect.delete_ids("{jobs}"))
-    connection.execute(gone, {"doc": document(row[0] for row in moved)})
+    if moved:
+        gone = tables.text(tables.dialect.delete_ids("{jobs}"))
+        connection.execute(gone, {"doc": document(row[0] for row in moved)})
     return moved
 
 
