@@ -37,11 +37,12 @@ MORE = 10  # looks after a commit was seen
 DEAF_AFTER = 5.0  # seconds between the last that was heard and a commit: longer takes no writer from the log to the commit
 BLIND = 1.0  # the same where the system says when the file is written to: only to find out that it does not
 GIVE_UP = 60.0  # seconds after the worker's death in which its row is tried to be written
+_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def steady() -> float:
     """Seconds by a clock that also runs while the machine sleeps, the same in all processes."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+    return time.clock_gettime(_STEADY)
 
 
 def say(line: str) -> None:

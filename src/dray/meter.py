@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import resource
 import sys
-import threading
 import time
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, NamedTuple, TypeVar
@@ -31,27 +30,22 @@ class Meter:
     """Measures runs. Memory is that of the process: of jobs that run beside each other, each sees what all of them use."""
 
     def __init__(self) -> None:
-        self._running = 0
-        self._lock = threading.Lock()
+        self._pid = os.getpid()
         self._last = Memory(0, 0)
         self._at = float("-inf")
         self._status, self._reset = _open("/proc/self/status", os.O_RDONLY), _open("/proc/self/clear_refs", os.O_WRONLY)
 
-    def begin(self) -> Memory:
+    def begin(self, *, alone: bool) -> Memory:
         """A run begins. If none other is under way, the highest use of memory is counted anew."""
         before = self._memory()
-        with self._lock:
-            if self._running == 0 and before.peak > before.now:
-                self._forget_peak()
-            self._running += 1
+        if alone and before.peak > before.now:
+            self._forget_peak()
         return before
 
     def end(self, before: Memory, cpu: float | None) -> Usage:
         """It has ended, having used so many seconds of a processor."""
         after = self._memory()
-        with self._lock:
-            self._running -= 1
-        return Usage(os.getpid(), cpu, before.now, after.now, before.peak, max(after.peak, after.now))
+        return Usage(self._pid, cpu, before.now, after.now, before.peak, max(after.peak, after.now))
 
     def _memory(self) -> Memory:
         now = time.monotonic()

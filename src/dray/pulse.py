@@ -28,11 +28,12 @@ LOOK_EVERY = 1.0
 NEVER, LOST = float("inf"), float("-inf")
 _END, _TICK, _DUE, _SIZE = 0, 8, 16, 24  # the warden of a command also knows that the end comes first
 _INSTANT = struct.Struct("d")
+_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def steady() -> float:
     """Seconds by a clock that also runs while the machine sleeps, the same in all processes."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+    return time.clock_gettime(_STEADY)
 
 
 class Term:

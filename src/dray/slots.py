@@ -377,7 +377,7 @@ class Slots:
         if isinstance(prepared, Ran):
             self._end(item, prepared)
             return None
-        item.memory = self._meter.begin()
+        item.memory = self._meter.begin(alone=len(self.running) == 1)
         item.thread = threading.get_ident()
         item.started = time.monotonic()
         return prepared

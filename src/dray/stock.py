@@ -47,7 +47,7 @@ class Stock:
                     self._alone.append(item)
                     continue
                 ordinary.append(item)
-                if not alone:
+                if not alone and (claim.group_hash is not None or claim.threshold is not None):
                     self._line_up(worker_id, item)
         finally:
             # Also when the database was away while somebody was lined up: what is here and in no slot would run for ever.

@@ -139,7 +139,7 @@ class Child:
         if self._cancelled == number:
             context.request_cancel()
         self._line.say(began=True, n=number)
-        before, began = self._meter.begin(), time.process_time()
+        before, began = self._meter.begin(alone=True), time.process_time()
         with _at_most(memory):
             ran = self._call(app, context, claim.args, number)
         self._run = None
