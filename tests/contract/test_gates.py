@@ -223,6 +223,9 @@ def test_those_behind_a_head_are_taken_in_their_order_and_nobody_passes_them(yar
     behind = yard.store.follow(yard.worker, head, 10)
     assert [one.id for one in behind] == [ids[2], ids[3], ids[1]], "the other task ends the line"
     assert all(one.follows for one in behind)
+    assert len({one.claimed_at for one in behind}) == 1, (
+        "nobody was claimed before another, in whatever order they were written"
+    )
     yard.end(head)
     assert yard.take() == [], "those that follow keep the group"
     yard.end(behind[0])

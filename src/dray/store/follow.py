@@ -74,7 +74,7 @@ def _take(connection: Connection, tables: Tables, worker_id: int, line: list[int
         fence=jobs.c.fence + 1,
         attempt=jobs.c.attempt + 1,
         worker_id=worker_id,
-        claimed_at=tables.now(),
+        claimed_at=tables.fixed_now(),  # of all the same: in whatever order they are written, none was claimed before another
         started_at=None,
     )
     connection.execute(tables.dialect.by_primary_key(taken))
