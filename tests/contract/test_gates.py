@@ -234,6 +234,17 @@ def test_those_behind_a_head_are_taken_in_their_order_and_nobody_passes_them(yar
     assert yard.run() == [ids[3], ids[1], other]
 
 
+def test_of_a_line_that_is_claimed_together_nobody_is_claimed_before_another(yard: Yard) -> None:
+    for _ in range(300):
+        yard.add(group="g")
+    (head,) = yard.take()
+    by_the_real_clock = open_store(yard.url)
+    behind = by_the_real_clock.follow(yard.worker, head, 299)
+    by_the_real_clock.close()
+    assert len(behind) == 299
+    assert len({one.claimed_at for one in behind}) == 1, "in whatever order they were written"
+
+
 def test_those_who_follow_a_dead_worker_go_back_into_the_line(yard: Yard) -> None:
     ids = [yard.add(group="g") for _ in range(3)]
     (head,) = yard.take()
