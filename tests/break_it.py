@@ -171,15 +171,15 @@ FAULTS = [
     Fault(
         "no transaction around many",
         "sql",
-        "if is_one_statement(jobs) else self.settler.transact(work)",
-        "",
+        "            added = self.settler.transact(work)\n",
+        "            added = self.database.once(work)[0]\n",
         CONTRACT,
         "all_or_none",
     ),
     Fault(
         "ids of a drained table again",
         "tables",
-        "            sqlite_autoincrement=True,\n        )\n        c,",
+        "            counted=True,\n        )\n        c,",
         "        )\n        c,",
         CONTRACT,
         "never_used_again or drained",
@@ -646,8 +646,8 @@ FAULTS = [
     Fault(
         "a child keeps the memory of its worker",
         "../outside/child",
-        "    _be_the_first_to_go()\n    line",
-        "    line",
+        "    _be_the_first_to_go()\n    term",
+        "    term",
         PLACES,
         "kernel",
     ),
@@ -681,7 +681,12 @@ FAULTS = [
         "two of one name", "../single", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB", FLAGS, "of_one_name"
     ),
     Fault(
-        "the lock is lost on the way", "../single", "os.set_inheritable(self._number, True)", "pass", FLAGS, "begins_anew_with"
+        "the lock is lost on the way",
+        "../single",
+        "os.set_inheritable(self._file.fileno(), True)",
+        "pass",
+        FLAGS,
+        "begins_anew_with",
     ),
     Fault("a pause is not heeded", "../exchange", "and not self._standing.paused ", "", FLAGS, "usr2"),
     Fault("a round does not watch", "../cli/process", "Admin(app).care.rescue(Progress())", "pass", FLAGS, "round_frees"),
