@@ -60,10 +60,7 @@ LEVELS = {
 
 def heard(event: str) -> bool:
     """Whether anybody would hear it: for what is told of each job."""
-    for _, names in _listeners:
-        if names is None or event in names:
-            return True
-    return logger.isEnabledFor(LEVELS.get(event, logging.DEBUG))
+    return any(_is_wanted(event, names) for _, names in _listeners) or logger.isEnabledFor(LEVELS.get(event, logging.DEBUG))
 
 
 def emit(event: str, **facts: Any) -> None:
@@ -72,12 +69,16 @@ def emit(event: str, **facts: Any) -> None:
     if logger.isEnabledFor(level):
         logger.log(level, "%s %s", event, " ".join(f"{name}={value}" for name, value in facts.items()), extra={"dray": facts})
     for listener, names in list(_listeners):
-        if names is not None and event not in names:
+        if not _is_wanted(event, names):
             continue
         try:
             listener(event, facts)
         except Exception:
             logger.exception("a listener failed on %s", event)
+
+
+def _is_wanted(event: str, names: Collection[str] | None) -> bool:
+    return names is None or event in names
 
 
 def listen(listener: Listener, names: Collection[str] | None = None) -> Callable[[], None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,12 +31,17 @@ def mount(site: Site) -> None:
     (site.folder / "away").rename(site.folder / "disk")
 
 
-def test_it_waits_and_goes_on(site: Site) -> None:
+def begun_anew_without_a_database(site: Site) -> subprocess.Popen[str]:
     process = site.worker()
     site.says(process, "worker.started")
     unmount(site)
     process.send_signal(signal.SIGHUP)
     site.says(process, "store.away")
+    return process
+
+
+def test_it_waits_and_goes_on(site: Site) -> None:
+    process = begun_anew_without_a_database(site)
     process.send_signal(signal.SIGHUP)  # again, and again it waits
     site.says(process, "store.away", times=2)
     mount(site)
@@ -45,12 +51,7 @@ def test_it_waits_and_goes_on(site: Site) -> None:
 
 
 def test_it_can_be_ended_meanwhile(site: Site) -> None:
-    process = site.worker()
-    site.says(process, "worker.started")
-    unmount(site)
-    process.send_signal(signal.SIGHUP)
-    site.says(process, "store.away")
-    assert end(process) == 0
+    assert end(begun_anew_without_a_database(site)) == 0
 
 
 def test_who_is_only_started_says_that_there_is_no_database(site: Site) -> None:

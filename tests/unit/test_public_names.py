@@ -34,6 +34,15 @@ def test_the_tables_of_one_database_load_nothing_of_another(name: str) -> None:
     assert not others & set(json.loads(answer.stdout))
 
 
+NOT_A_WORKERS = {"dray.admin", "dray.doctor", "dray.probe_port", "http.server"}
+
+
+def test_a_worker_loads_nothing_that_only_operators_need() -> None:
+    program = "import json, sys, dray.cli.worker, dray.worker, dray.store.sql; print(json.dumps(sorted(sys.modules)))"
+    answer = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert not NOT_A_WORKERS & set(json.loads(answer.stdout))
+
+
 def test_the_public_names_are_few_and_in_order() -> None:
     assert dray.__all__ == sorted(dray.__all__)
     assert len(dray.__all__) <= 17

@@ -235,7 +235,7 @@ def _given(*, plain: bool) -> tuple[dict[str, str], dict[str, str]]:
     return (_FIELDS, _ENDED | _PLAIN) if plain else (_FIELDS | _RARE, _ENDED)
 
 
-def _end_statement(tables: Tables, *, plain: bool = False) -> str:
+def _end_statement(tables: Tables, *, plain: bool) -> str:
     fields, ended = _given(plain=plain)
     # What becomes NULL is left out until the very end: a NULL that passes through a subquery is text to PostgreSQL.
     kept = [name for name in tables.column_names if ended.get(name) != "NULL"]
@@ -251,7 +251,7 @@ def _end_statement(tables: Tables, *, plain: bool = False) -> str:
     )
 
 
-def _copy_statement(tables: Tables, *, plain: bool = False) -> str:
+def _copy_statement(tables: Tables, *, plain: bool) -> str:
     fields, ended = _given(plain=plain)
     names, rows = tables.column_names, tables.dialect.rows(fields)
     insert = f"INSERT INTO {{history}} ({', '.join(names)}) SELECT {', '.join(ended.get(name, f'j.{name}') for name in names)}"

@@ -84,7 +84,7 @@ class Bell:
         queues = {one.queue for one in ready}
         if not queues:
             return
-        if not (self._afar and self._is_silent()):
+        if not (self._afar and self._takes_turn()):
             self._ring(queues)
             return
         self._tell_here()
@@ -94,8 +94,8 @@ class Bell:
             if self._database.dialect.is_away(error):
                 connection.invalidate()
 
-    def _is_silent(self) -> bool:
-        """Whether nobody sends or has sent for a moment; then the caller does."""
+    def _takes_turn(self) -> bool:
+        """Whether it is the caller who sends: nobody else does, or has done so for a moment."""
         with self._wake:
             now = time.monotonic()
             if self._busy or self._queues or now - self._sent < DEBOUNCE:
