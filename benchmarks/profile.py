@@ -31,7 +31,14 @@ STEPS = {
     "hand it to a slot": ("exchange.py", "stock.py", "slots.py:start", "item.py"),
     "run it": ("slots.py", "runner.py", "codec.py", "context.py", "executors.py"),
     "decide what becomes of it": ("finisher.py", "lifecycle.py", "tally.py"),
-    "write its end": ("store/finish.py", "store/ends.py", "store/attempts.py", "store/settle.py", "store/sql.py:finish"),
+    "write its end": (
+        "store/finish.py",
+        "store/history.py",
+        "store/ends.py",
+        "store/attempts.py",
+        "store/settle.py",
+        "store/sql.py:finish",
+    ),
     "look around": ("worker.py", "upkeep.py", "lease.py", "store/"),
 }
 LAYERS = {"SQLAlchemy": ("sqlalchemy/",), "driver": ("psycopg/", "psycopg_binary/", "pymysql/", "sqlite3/")}

@@ -18,9 +18,10 @@ from benchmarks.tasks import on
 from benchmarks.workload import NOTE, chunks
 from dray.app import Dray
 from dray.job import name_hash
-from dray.store import claim, finish
+from dray.store import claim, history
 from dray.store.codes import document
 from dray.store.dialects import host_clock
+from dray.store.rows import packed
 
 BATCH = 500  # jobs in one transaction
 ARGS = claim.CLAIM_COLUMNS.index("args")  # where they stand in a row that was claimed
@@ -127,22 +128,24 @@ def claimed(raw: Raw, worker: int) -> list[Any]:
         lanes = "(SELECT * FROM " + raw.dialect.rows({"o": "int", "q": "int", "p": "int", "f": "int"}) + " ORDER BY o) d"
         lane = _document([{"o": 0, "q": queue, "p": priority, "f": 0}])
         return list(raw.run(claim._CLAIM_AT_ONCE.replace("{rows}", lanes), doc=lane, n=BATCH, w=worker).fetchall())
-    found = raw.run(claim._CANDIDATES, q=queue, p=priority, f=0, n=BATCH).fetchall()
-    ids = document(id for (id,) in found)
-    if raw.dialect.returning:
-        take = claim._TAKE.replace("{rows}", rows) + f" RETURNING {claim._BARE}"
-        return list(raw.run(take, doc=ids, w=worker).fetchall())
-    taken = list(raw.run(claim._LOCK.replace("{rows}", rows), doc=ids, w=worker).fetchall())
-    raw.run(claim._TAKE_LOCKED.replace("{rows}", rows), doc=ids, w=worker, at=host_clock())
+    lane, take, at = {"q": queue, "p": priority, "f": 0, "n": BATCH}, claim._TAKE, host_clock()
+    if raw.dialect.skip_locked:
+        found = raw.run(claim._CANDIDATES, **lane).fetchall()
+        lock, take = claim._LOCK.replace("{rows}", rows), claim._TAKE_MYSQL
+        taken = list(raw.run(lock, doc=document(id for (id,) in found), w=worker).fetchall())
+    else:
+        taken = list(raw.run(claim._READ, **lane, w=worker).fetchall())
+    raw.run(take.replace("{rows}", rows), doc=document(row[0] for row in taken), w=worker, at=at)
     return taken
 
 
 def _end(raw: Raw, taken: list[Any]) -> None:
-    ended = _document([{"i": row[0], "f": row[1], "s": 10, "b": 0, "c": 0, "ra": 1, "ea": 1} for row in taken])
+    ended = [(row[0], row[1], 10, 0, 0, 1, 1, *[None] * len(history.COST)) for row in taken]
+    (document_of_all,) = packed(raw.tables, history._FIELDS, ended)
     if raw.dialect.name == "postgresql":
-        raw.run(finish._end_statement(raw.tables, plain=True), doc=ended).fetchall()
+        raw.run(history._move_statement(raw.tables, plain=True), doc=document_of_all).fetchall()
         return
-    raw.run(finish._copy_statement(raw.tables, plain=True), doc=ended).fetchall()
+    raw.run(history._copy_statement(raw.tables, plain=True), doc=document_of_all)
     raw.run(raw.dialect.delete_ids("{jobs}"), doc=document(row[0] for row in taken))
 
 

@@ -247,13 +247,13 @@ def _decide(job: Judged, outcome: Outcome, retry: Retry, chance: Callable[[], fl
             assert_never(outcome)
 
 
-_SUCCEEDED = Change(state=State.SUCCEEDED)
+SUCCEEDED = Change(state=State.SUCCEEDED)
 
 
 def _returned(outcome: Done) -> Change:
     report = outcome.report
     if report is None and outcome.result is None and outcome.note is None:
-        return _SUCCEEDED  # as most do, with nothing to say
+        return SUCCEEDED  # as most do, with nothing to say
     if report is not None and report.contains(Kind.ERROR):
         # The task itself looked at what it did and says that it went wrong: trying again is its own decision (S3.40).
         first = report.of(Kind.ERROR)[0].message

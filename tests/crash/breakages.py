@@ -8,26 +8,26 @@ from typing import Any
 from dray import finisher
 from dray.errors import OutcomeUnknown
 from dray.job import Lease
-from dray.store import finish, limits, sql
+from dray.store import finish, history, limits, sql
 from tests.crash.shop import Shop
 
 
 def no_fence(shop: Shop) -> None:
     """Whoever holds a job, its result is taken."""
-    statement, copy = finish._end_statement, finish._copy_statement
+    statement, copy = history._move_statement, history._copy_statement
 
     def any_holder(connection: Any, tables: Any, leases: Sequence[Lease]) -> dict[Lease, int]:
         wanted = {lease.id: lease for lease in leases}
         query = f"SELECT id, fence, flags FROM {{jobs}} WHERE state = 1 AND id IN ({', '.join(map(str, wanted))})"
         return {wanted[row[0]]: row[2] for row in connection.execute(tables.text(query))}
 
-    finish._lock = any_holder  # type: ignore[assignment]
+    history.lock_running = finish.lock_running = any_holder  # type: ignore[assignment]
 
     def loose(template: str) -> str:
         return template.replace(" AND j.fence = d.f", "").replace("id, fence", "id, 1")
 
-    finish._end_statement = lambda tables, plain: loose(statement(tables, plain=plain))  # type: ignore[misc]
-    finish._copy_statement = lambda tables, plain: loose(copy(tables, plain=plain))  # type: ignore[misc]
+    history._move_statement = lambda tables, plain: loose(statement(tables, plain=plain))  # type: ignore[misc]
+    history._copy_statement = lambda tables, plain: loose(copy(tables, plain=plain))  # type: ignore[misc]
 
 
 def no_transaction(shop: Shop) -> None:

@@ -90,6 +90,7 @@ FLOORS: list[set[str]] = [
         "store.notices",
         "store.rollups",
         "store.failures",
+        "store.history",
         "store.finish",
     }
     | {"store.settle", "store.sweep", "store.expire", "store.rescue", "store.promote", "store.orders", "store.agenda"}
@@ -204,7 +205,8 @@ NEIGHBOURS: dict[str, set[str]] = {
     "store.add": {"store.unique", "store.edges", "store.owed", "store.tables"},
     "store.lanes": {"store.tables"},
     "store.claim": {"store.tables", "store.lanes"},
-    "store.finish": {"store.rows", "store.notices", "store.attempts", "store.owed", "store.tables"},
+    "store.history": {"store.rows", "store.tables"},
+    "store.finish": {"store.rows", "store.history", "store.notices", "store.attempts", "store.owed", "store.tables"},
     "store.settle": {"store.connect", "store.owed", "store.places", "store.tables", "store.wakeup"}
     | {"store.cover", "store.edges", "store.gates", "store.limits"},
     "store.expire": {"store.ends", "store.owed", "store.tables"},

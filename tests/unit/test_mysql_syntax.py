@@ -23,9 +23,7 @@ STORE = Path(schema.__file__).parent
 NOT_FOR_MYSQL = {
     "add._insert_document": "only where `dialect.returning`",
     "claim._CHOSEN": "PostgreSQL's",
-    "claim._claim_in_steps": "its last line, where there is no SKIP LOCKED, is SQLite's",
-    "finish._end_statement": "PostgreSQL's",
-    "finish._copy_statement": "its RETURNING is SQLite's; that of MySQL ends before",
+    "history._move_statement": "PostgreSQL's",
 }
 
 

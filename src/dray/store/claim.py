@@ -47,7 +47,7 @@ _RETURNED = ", ".join(f"j.{column}" for column in _COLUMNS)
 # By position: by name it takes several times as long, and there are hundreds of rows.
 _SOONEST = itemgetter(*map(_COLUMNS.index, ("priority", "ready_at", "id")))
 _LANE = itemgetter(*map(_COLUMNS.index, ("queue_hash", "priority")))
-_READY_AT = _COLUMNS.index("ready_at")
+_ID, _READY_AT, _CLAIMED_AT = (itemgetter(_COLUMNS.index(name)) for name in ("id", "ready_at", "claimed_at"))
 _TAKEN = [*_COLUMNS, "alive"]  # what a claim in one statement gives
 
 FURTHEST = 10_000  # how deep in a lane is looked for jobs that no other claimer is at
@@ -117,7 +117,7 @@ def _learn(lanes: Lanes, rows: list[Row[Any]], tables: Tables) -> list[Claim]:
     if lanes.choice is None:
         rows.sort(key=_SOONEST)
     if tables.dialect.mvcc:
-        lanes.floors.update({_LANE(row): row[_READY_AT] for row in reversed(rows)})  # the last of a lane is its oldest
+        lanes.floors.update({_LANE(row): _READY_AT(row) for row in reversed(rows)})  # the last of a lane is its oldest
     if rows:
         lanes.first = _LANE(rows[0])[0] + 1  # behind this one: another queue's turn to be first
     return [Claim(*row[: len(CLAIM_COLUMNS)]) for row in rows]
@@ -243,58 +243,57 @@ _CANDIDATES = (
 # MySQL, as its statistics grow old, goes to the head of the lane instead of the floor, unless the columns before are given as
 # ranges too. No other index is in the order that is asked for.
 _CANDIDATES_MYSQL = _CANDIDATES.replace("state = 0", "state >= 0 AND state <= 0").replace("BY ", "BY state, ")
-_TAKE = (
-    "UPDATE {jobs} SET state = 1, fence = fence + 1, attempt = attempt + 1, worker_id = :w, claimed_at = {now},"
-    " started_at = NULL WHERE state = 0 AND id IN (SELECT d.i FROM {rows})"
-)
-# The primary key is forced: of a small table MySQL would rather lock all ready jobs by another index, one claimer then has
-# them all, and the others find none. What is read is what the rows will be a moment later, which spares reading them back.
-_LOCK = (
-    (
-        f"SELECT {_RETURNED} FROM {{rows}} STRAIGHT_JOIN {{jobs}} j FORCE INDEX (PRIMARY) ON j.id = d.i"
-        " WHERE j.state = 0 FOR UPDATE SKIP LOCKED"
-    )
-    .replace("j.fence", "j.fence + 1 AS fence")
+# What a row will be a moment later: to read that spares reading it back.
+_AS_TAKEN = (
+    _RETURNED.replace("j.fence", "j.fence + 1 AS fence")
     .replace("j.attempt", f"{_NEXT} AS attempt")
     .replace("j.claimed_at", "{now} AS claimed_at")
     .replace("j.worker_id", ":w AS worker_id")
-    .replace(" FOR UPDATE", f" AND j.fence < {_MOST} FOR UPDATE")
 )
-_TAKE_LOCKED = (
-    "UPDATE {rows} STRAIGHT_JOIN {jobs} j FORCE INDEX (PRIMARY) ON j.id = d.i SET j.state = 1, j.fence = j.fence + 1,"
-    f" j.attempt = {_NEXT}, j.worker_id = :w, j.claimed_at = :at, j.started_at = NULL WHERE j.state = 0"
+_READ = _CANDIDATES.replace("SELECT id FROM {jobs}", f"SELECT {_AS_TAKEN} FROM {{jobs}} j")
+# The primary key is forced: of a small table MySQL would rather lock all ready jobs by another index, one claimer then has
+# them all, and the others find none.
+_LOCK = (
+    f"SELECT {_AS_TAKEN} FROM {{rows}} STRAIGHT_JOIN {{jobs}} j FORCE INDEX (PRIMARY) ON j.id = d.i"
+    f" WHERE j.state = 0 AND j.fence < {_MOST} FOR UPDATE SKIP LOCKED"
 )
-_BARE = _RETURNED.replace("j.", "")
+_SET = (
+    f"SET state = 1, fence = fence + 1, attempt = {_NEXT.replace('j.', '')}, worker_id = :w, claimed_at = :at,"
+    " started_at = NULL WHERE"
+)
+_TAKE = f"UPDATE {{jobs}} {_SET} id IN (SELECT d.i FROM {{rows}})"
+_TAKE_MYSQL = f"UPDATE {{rows}} STRAIGHT_JOIN {{jobs}} j FORCE INDEX (PRIMARY) ON j.id = d.i {_SET} j.state = 0"
 
 
 def _claim_in_steps(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, limit: int) -> list[Row[Any]]:
-    """Where one statement cannot do it: find the ids, then take them."""
+    """Where one statement cannot do it: read the rows as they will be, where there are others under a lock, and take them."""
     check_alive(connection, tables, worker_id)
-    if tables.dialect.skip_locked:
-        return _lock_and_take(connection, tables, worker_id, lanes, limit)
-    ids: list[int] = []
-    for lane in lanes.in_order():
-        if len(ids) < limit:
-            ids += _candidates(connection, tables, lanes, lane, limit - len(ids))
-    if not ids:
-        return []
-    statement = tables.query(_TAKE.replace("{rows}", tables.dialect.ids()) + f" RETURNING {_BARE}", _COLUMNS)
-    return list(connection.execute(statement, {"doc": document(ids), "w": worker_id}).all())
-
-
-def _lock_and_take(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, limit: int) -> list[Row[Any]]:
-    """Find candidates without a lock, lock those by primary key, take them: InnoDB then locks nothing but the rows."""
+    in_lane = _lock_in_lane if tables.dialect.skip_locked else _read_in_lane
     rows: list[Row[Any]] = []
     for lane in lanes.in_order():
         wanted = limit - len(rows)
         if wanted <= 0:
             break
-        rows += _lock_in_lane(connection, tables, worker_id, lanes, lane, wanted)
+        rows += in_lane(connection, tables, worker_id, lanes, lane, wanted)
     if rows:
-        statement = tables.text(_TAKE_LOCKED.replace("{rows}", tables.dialect.ids()))
-        claimed_at = rows[0].claimed_at
-        connection.execute(statement, {"doc": document([row.id for row in rows]), "w": worker_id, "at": claimed_at})
+        take = _TAKE_MYSQL if tables.dialect.name == "mysql" else _TAKE
+        ids, claimed_at = document(map(_ID, rows)), _CLAIMED_AT(rows[0])
+        statement = tables.text(take.replace("{rows}", tables.dialect.ids()))
+        connection.execute(statement, {"doc": ids, "w": worker_id, "at": claimed_at})
     return rows
+
+
+def _read_in_lane(
+    connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, lane: Lane, wanted: int
+) -> list[Row[Any]]:
+    """Read the first as they will be, where nobody else writes meanwhile."""
+    template = _READ
+    if lanes.tasks:
+        template = (
+            f"SELECT {_AS_TAKEN} FROM {{jobs}} j WHERE j.id IN ({_of_wanted(_CANDIDATES, lanes.tasks)}) ORDER BY ready_at, id"
+        )
+    values = {"q": lane[0], "p": lane[1], "f": lanes.floors.get(lane, 0), "n": wanted, "w": worker_id}
+    return list(connection.execute(tables.query(template, _COLUMNS), values).all())
 
 
 def _lock_in_lane(
@@ -322,9 +321,14 @@ def _candidates(connection: Connection, tables: Tables, lanes: Lanes, lane: Lane
     values = {"q": lane[0], "p": lane[1], "f": lanes.floors.get(lane, 0), "n": limit}
     template = _CANDIDATES_MYSQL if tables.dialect.name == "mysql" else _CANDIDATES
     if lanes.tasks:
-        deep = template.replace("SELECT id ", "SELECT id, task_hash, ready_at ").replace(":n", str(DEEP))
-        template = f"SELECT x.id FROM ({deep}) x WHERE {_of_tasks(lanes.tasks, 'x')} ORDER BY x.ready_at, x.id LIMIT :n"
+        template = _of_wanted(template, lanes.tasks)
     return [row[0] for row in connection.execute(tables.text(template), values).all()]
+
+
+def _of_wanted(template: str, tasks: TaskFilter) -> str:
+    """The same of some tasks: so deep is looked for them."""
+    deep = template.replace("SELECT id ", "SELECT id, task_hash, ready_at ").replace(":n", str(DEEP))
+    return f"SELECT x.id FROM ({deep}) x WHERE {_of_tasks(tasks, 'x')} ORDER BY x.ready_at, x.id LIMIT :n"
 
 
 def _lock(connection: Connection, tables: Tables, worker_id: int, ids: list[int]) -> list[Row[Any]]:

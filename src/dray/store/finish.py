@@ -2,65 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, insert
 
-from dray.job import Change, Finish, Flag, Lease, Ready, Reason, State, Usage
+from dray.job import Change, Finish, Flag, Lease, Ready, Reason, State
 from dray.lifecycle import heed
 from dray.store.attempts import done_before, keep_attempts
-from dray.store.codes import REASON, STATE, document
+from dray.store.codes import REASON, STATE
+from dray.store.history import BY_ID, COST, LAST_RUN, RUNS, cost, lock_running, move
 from dray.store.notices import give
 from dray.store.owed import Owed
-from dray.store.rows import by_leases, documents, lease_document, storable, with_rows
+from dray.store.rows import documents, storable, with_rows
 from dray.store.tables import Tables
-
-# What the last run cost, and what the hooks said of it; nothing, where there was none.
-USAGE_FIELDS = dict.fromkeys(("pd", "cp", "m0", "m1", "k0", "k1"), "int")
-_USAGE = {
-    "pid": "d.pd",
-    "cpu_us": "d.cp",
-    "memory_before": "d.m0",
-    "memory_after": "d.m1",
-    "peak_before": "d.k0",
-    "peak_after": "d.k1",
-}
-_FIELDS = {
-    "i": "int",
-    "f": "int",
-    "s": "int",
-    "b": "int",  # attempts given back
-    "c": "int",  # crashes added
-    "ra": "int",  # microseconds it ran; null: it never started
-    "ea": "int",  # microseconds since it ended
-    **USAGE_FIELDS,
-}
-# What most ends do not say. Batches without any of it have a statement of their own: to read a field that is not there costs
-# a database as much as one that is.
-_RARE = dict.fromkeys(("r", "p", "e", "n", "md"), "text") | {"fl": "int"}  # the flags are added
-# Still running, but not by the index of running jobs: that one is short only as long as nobody keeps an old snapshot open.
-_RUNS = "j.state + 0 = 1"
-# How a column of an ended job is made; every other column is taken over as it is.
-_ENDED = {
-    "state": "d.s",
-    "reason": "NULL",
-    "ready_at": "NULL",
-    "attempt": "j.attempt - d.b",
-    "crashes": "CASE WHEN j.crashes < 32767 THEN j.crashes + d.c ELSE j.crashes END",  # no row makes a batch fail
-    "started_at": "CASE WHEN d.ra IS NULL THEN j.started_at ELSE t.now - d.ea - d.ra END",
-    "finished_at": "t.now - d.ea",
-    "group_held": "NULL",
-    "limit_held": "NULL",
-    "result": "d.r",
-    "report": "d.p",
-    "error": "d.e",
-    "note": "d.n",
-    "flags": "CASE WHEN d.fl IS NULL THEN j.flags ELSE j.flags | d.fl END",  # not | 0: MySQL's sums of bits have no sign
-    "metadata": "COALESCE(d.md, j.metadata)",
-    **{name: f"CASE WHEN d.pd IS NULL THEN j.{name} ELSE {new} END" for name, new in _USAGE.items()},
-}
-_PLAIN = dict.fromkeys(("result", "report", "error", "note"), "NULL") | {"flags": "j.flags", "metadata": "j.metadata"}
 
 
 class Written(NamedTuple):
@@ -91,7 +46,7 @@ def finish(connection: Connection, tables: Tables, finishes: Sequence[Finish], *
             Ready(one.claim.id, one.claim.queue, one.claim.priority) for one in staying if one.change.state is State.READY
         ]
     if ending:
-        accepted |= _end(connection, tables, ending)
+        accepted |= move(connection, tables, ending)
     keep_attempts(connection, tables, (*staying, *ending), accepted)
     give(connection, tables, (*staying, *ending), accepted)
     owed = _consequences(connection, tables, (*staying, *ending), accepted)
@@ -143,154 +98,12 @@ def _keeps_limit(change: Change) -> bool:
     return change.state is State.READY
 
 
-# --- ends -----------------------------------------------------------------------------------------------------------------
-
-
-def _end(connection: Connection, tables: Tables, ending: Sequence[Finish]) -> set[Lease]:
-    """Move those that are still ours to the history."""
-    if tables.dialect.name == "mysql":
-        return _end_in_steps(connection, tables, ending)
-    rows = [_ended_row(one) for one in ending]
-    plain = _are_plain(rows)
-    end = _end_at_once if tables.dialect.name == "postgresql" else _end_alone
-    return {Lease(row[0], row[1]) for part in documents(rows) for row in end(connection, tables, part, plain)}
-
-
-def _end_at_once(connection: Connection, tables: Tables, rows: str, plain: bool) -> Sequence[Any]:
-    statement = tables.query(_end_statement(tables, plain=plain), ("id", "fence"))
-    return connection.execute(statement, {"doc": rows}).all()
-
-
-def _end_alone(connection: Connection, tables: Tables, rows: str, plain: bool) -> Sequence[Any]:
-    """Where nobody else writes meanwhile: what could be copied is what may be deleted."""
-    statement = tables.query(_copy_statement(tables, plain=plain), ("id", "fence"))
-    moved = connection.execute(statement, {"doc": rows}).all()
-    if moved:
-        gone = tables.text(tables.dialect.delete_ids("{jobs}"))
-        connection.execute(gone, {"doc": document(row[0] for row in moved)})
-    return moved
-
-
-def _end_in_steps(connection: Connection, tables: Tables, ending: Sequence[Finish]) -> set[Lease]:
-    """Where others do, and one statement cannot move a row between tables: lock, copy, delete."""
-    flags = _lock(connection, tables, [one.claim.lease for one in ending])
-    mine = [one for one in ending if one.claim.lease in flags]
-    if not mine:
-        return set()
-    rows = [_ended_row(one) for one in mine]
-    copy = tables.text(_copy_statement(tables, plain=_are_plain(rows)))
-    gone = tables.text(tables.dialect.delete_ids("{jobs}"))
-    for part in documents(rows):
-        connection.execute(copy, {"doc": part})
-    connection.execute(gone, {"doc": document(one.claim.id for one in mine)})
-    return {one.claim.lease for one in mine}
-
-
-def _are_plain(rows: Iterable[dict[str, Any]]) -> bool:
-    return all(map(_RARE.keys().isdisjoint, rows))
-
-
-def _ended_row(one: Finish) -> dict[str, Any]:
-    claim, change = one.claim, one.change
-    row: dict[str, Any] = {
-        "i": claim.id,
-        "f": claim.fence,
-        "s": STATE[change.state],
-        "b": 0 if change.counted else 1,
-        "c": 1 if change.crashed else 0,
-        "ra": round(one.ran * 1_000_000) if one.started else None,
-        "ea": round(one.ended_ago * 1_000_000),
-    }
-    if change.result is not None:
-        row["r"] = change.result
-    if change.report is not None:
-        row["p"] = change.report.to_json()
-    if change.error is not None:
-        row["e"] = storable(change.error)
-    if change.note is not None:
-        row["n"] = storable(change.note)
-    if change.told:
-        row["fl"] = int(Flag.TOLD)
-    if one.usage is not None:
-        row |= _usage_row(one.usage)
-    if one.metadata is not None:
-        row["md"] = one.metadata
-    return row
-
-
-def _usage_row(usage: Usage) -> dict[str, Any]:
-    cpu = None if usage.cpu is None else round(usage.cpu * 1_000_000)
-    return {
-        "pd": usage.pid,
-        "cp": cpu,
-        "m0": usage.memory_before,
-        "m1": usage.memory_after,
-        "k0": usage.peak_before,
-        "k1": usage.peak_after,
-    }
-
-
-def _given(*, plain: bool) -> tuple[dict[str, str], dict[str, str]]:
-    """The fields that rows have, and what becomes of the columns."""
-    return (_FIELDS, _ENDED | _PLAIN) if plain else (_FIELDS | _RARE, _ENDED)
-
-
-def _end_statement(tables: Tables, *, plain: bool) -> str:
-    fields, ended = _given(plain=plain)
-    # What becomes NULL is left out until the very end: a NULL that passes through a subquery is text to PostgreSQL.
-    kept = [name for name in tables.column_names if ended.get(name) != "NULL"]
-    made = ", ".join(f"{ended[name]} AS {name}" if name in ended else f"j.{name}" for name in kept)
-    names = ", ".join(kept)
-    return (
-        "WITH d AS MATERIALIZED (SELECT d.*, {now} AS now FROM " + tables.dialect.rows(fields) + "),"
-        f" gone AS (DELETE FROM {{jobs}} j USING d WHERE j.id = d.i AND j.fence = d.f AND {_RUNS}"
-        # An array and not only a join, as for a claim.
-        " AND j.id = ANY(ARRAY(SELECT i FROM d))"
-        " RETURNING " + made.replace("t.now", "d.now") + ")"
-        f" INSERT INTO {{history}} ({names}) SELECT {names} FROM gone RETURNING id, fence"
-    )
-
-
-def _copy_statement(tables: Tables, *, plain: bool) -> str:
-    fields, ended = _given(plain=plain)
-    names, rows = tables.column_names, tables.dialect.rows(fields)
-    insert = f"INSERT INTO {{history}} ({', '.join(names)}) SELECT {', '.join(ended.get(name, f'j.{name}') for name in names)}"
-    if tables.dialect.name == "mysql":
-        return (
-            f"{insert} FROM (SELECT {{now}} AS now) AS t STRAIGHT_JOIN {rows}"
-            " STRAIGHT_JOIN {jobs} j ON j.id = d.i AND j.fence = d.f AND j.state = 1"
-        )
-    # MATERIALIZED: else a field is looked for in the document again wherever it is used.
-    return (
-        f"WITH d AS MATERIALIZED (SELECT * FROM {rows}) {insert} FROM (SELECT {{now}} AS now) AS t CROSS JOIN d"
-        " JOIN {jobs} j ON j.id = d.i AND j.fence = d.f AND j.state = 1 RETURNING id, fence"
-    )
-
-
 # --- moves back to a live state -------------------------------------------------------------------------------------------
-
-_BY_ID = " AND j.id = ANY(ARRAY(SELECT d.i FROM {rows}))"  # for PostgreSQL, as above
-_LOCK = "SELECT j.id, j.fence, j.flags FROM {rows} JOIN {jobs} j ON j.id = d.i AND j.fence = d.f WHERE " + _RUNS
-
-
-def _lock(connection: Connection, tables: Tables, leases: Iterable[Lease]) -> dict[Lease, int]:
-    """Lock the rows that are still ours, and give the flags they have by now."""
-    match tables.dialect.name:
-        case "sqlite":
-            statement = _LOCK
-        case "postgresql":
-            statement = _LOCK + _BY_ID + " ORDER BY j.id FOR NO KEY UPDATE OF j"
-        case _:
-            by_key = _LOCK.replace(" JOIN ", " STRAIGHT_JOIN ").replace(" ON ", " FORCE INDEX (PRIMARY) ON ")
-            statement = by_key + " FOR UPDATE"
-    document = lease_document(leases)
-    rows = connection.execute(by_leases(tables, statement), {"doc": document}).all()
-    return {Lease(row[0], row[1]): row[2] for row in rows}
 
 
 def _heeded(connection: Connection, tables: Tables, staying: Sequence[Finish]) -> tuple[list[Finish], list[Finish]]:
     """The moves that are still ours, changed where an operator has spoken meanwhile; second: those that now end."""
-    flags = _lock(connection, tables, [one.claim.lease for one in staying])
+    flags = lock_running(connection, tables, [one.claim.lease for one in staying])
     live: list[Finish] = []
     ended: list[Finish] = []
     for one in staying:
@@ -319,7 +132,7 @@ _BACK_FIELDS = {
     "p": "text",
     "e": "text",
     "n": "text",
-    **USAGE_FIELDS,
+    **dict.fromkeys(COST, "int"),
     "md": "text",
 }
 _BACK = (
@@ -332,10 +145,10 @@ _BACK = (
     " snoozes = CASE WHEN snoozes < 2147483647 THEN snoozes + d.z ELSE snoozes END, flags = (flags & d.keep) | d.fl,"
     " result = COALESCE(d.r, result), report = COALESCE(d.p, report), error = COALESCE(d.e, error), note = d.n,"
     " metadata = COALESCE(d.md, metadata), "
-    + ", ".join(f"{name} = CASE WHEN d.pd IS NULL THEN {name} ELSE {new} END" for name, new in _USAGE.items())
+    + ", ".join(f"{name} = CASE WHEN d.pd IS NULL THEN {name} ELSE {new} END" for name, new in LAST_RUN.items())
 )
-_PUT_BACK = f"UPDATE {{jobs}} AS j {_BACK} FROM {{rows}} WHERE j.id = d.i AND j.fence = d.f AND {_RUNS}"
-_PUT_BACK_POSTGRESQL = _PUT_BACK + _BY_ID
+_PUT_BACK = f"UPDATE {{jobs}} AS j {_BACK} FROM {{rows}} WHERE j.id = d.i AND j.fence = d.f AND {RUNS}"
+_PUT_BACK_POSTGRESQL = _PUT_BACK + BY_ID
 _PUT_BACK_MYSQL = (
     f"UPDATE {{rows}} STRAIGHT_JOIN {{jobs}} j FORCE INDEX (PRIMARY) ON j.id = d.i AND j.fence = d.f {_BACK} WHERE j.state = 1"
 )
@@ -371,7 +184,7 @@ def _put_back_row(one: Finish) -> dict[str, Any]:
         "e": storable(change.error),
         "n": storable(change.note),
         "md": one.metadata,
-        **({} if one.usage is None else _usage_row(one.usage)),
+        **dict(zip(COST, cost(one.usage), strict=True)),
     }
 
 

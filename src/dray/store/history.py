@@ -1,0 +1,220 @@
+"""The way into the history: hundreds of ended jobs are moved by one statement, each only while its lease is ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from sqlalchemy import Connection
+
+from dray.job import Change, Finish, Flag, Lease, Usage
+from dray.lifecycle import SUCCEEDED
+from dray.store.codes import STATE, document
+from dray.store.rows import Value, by_leases, lease_document, packed, storable
+from dray.store.tables import Tables
+
+# Still running, but not by the index of running jobs: that one is short only as long as nobody keeps an old snapshot open.
+RUNS = "j.state + 0 = 1"
+BY_ID = " AND j.id = ANY(ARRAY(SELECT d.i FROM {rows}))"  # for PostgreSQL: an array and not only a join, as for a claim
+
+# What the last run cost: nothing, where there was none.
+LAST_RUN = {
+    "pid": "d.pd",
+    "cpu_us": "d.cp",
+    "memory_before": "d.m0",
+    "memory_after": "d.m1",
+    "peak_before": "d.k0",
+    "peak_after": "d.k1",
+}
+COST = ("pd", "cp", "m0", "m1", "k0", "k1")
+_NO_COST = (None,) * len(COST)
+
+_FIELDS = {
+    "i": "int",
+    "f": "int",
+    "s": "int",
+    "b": "int",  # attempts given back
+    "c": "int",  # crashes added
+    "ra": "int",  # microseconds it ran; null: it never started
+    "ea": "int",  # microseconds since it ended
+    **dict.fromkeys(COST, "int"),
+}
+# What most ends do not say. Batches without any of it have a statement of their own: to read a field that is not there costs
+# a database as much as one that is.
+_RARE = dict.fromkeys(("r", "p", "e", "n", "md"), "text") | {"fl": "int"}  # the flags are added
+# How a column of an ended job is made; every other column is taken over as it is.
+_ENDED = {
+    "state": "d.s",
+    "reason": "NULL",
+    "ready_at": "NULL",
+    "attempt": "j.attempt - d.b",
+    "crashes": "CASE WHEN j.crashes < 32767 THEN j.crashes + d.c ELSE j.crashes END",  # no row makes a batch fail
+    "started_at": "CASE WHEN d.ra IS NULL THEN j.started_at ELSE t.now - d.ea - d.ra END",
+    "finished_at": "t.now - d.ea",
+    "group_held": "NULL",
+    "limit_held": "NULL",
+    "result": "d.r",
+    "report": "d.p",
+    "error": "d.e",
+    "note": "d.n",
+    "flags": "CASE WHEN d.fl IS NULL THEN j.flags ELSE j.flags | d.fl END",  # not | 0: MySQL's sums of bits have no sign
+    "metadata": "COALESCE(d.md, j.metadata)",
+    **{name: f"CASE WHEN d.pd IS NULL THEN j.{name} ELSE {new} END" for name, new in LAST_RUN.items()},
+}
+_PLAIN = dict.fromkeys(("result", "report", "error", "note"), "NULL") | {"flags": "j.flags", "metadata": "j.metadata"}
+
+
+def move(connection: Connection, tables: Tables, ending: Sequence[Finish]) -> set[Lease]:
+    """Move those that are still ours, in ascending order of their ids; gives which these were."""
+    match tables.dialect.name:
+        case "postgresql":
+            return _move_at_once(connection, tables, ending)
+        case "mysql":
+            return _move_locked(connection, tables, ending)
+        case _:
+            return _move_alone(connection, tables, ending)
+
+
+def _move_at_once(connection: Connection, tables: Tables, ending: Sequence[Finish]) -> set[Lease]:
+    plain = all(map(_is_plain, ending))
+    statement = tables.query(_move_statement(tables, plain=plain), ("id", "fence"))
+    return {
+        Lease(*row)
+        for part in _packed(tables, ending, plain=plain)
+        for row in connection.execute(statement, {"doc": part})
+    }
+
+
+def _move_alone(connection: Connection, tables: Tables, ending: Sequence[Finish]) -> set[Lease]:
+    """Where nobody else writes meanwhile: what could be copied is what may be deleted."""
+    mine = [one.claim.lease for one in ending]
+    if _copy(connection, tables, ending) < len(mine):
+        held = lock_running(connection, tables, mine)
+        mine = [lease for lease in mine if lease in held]
+    _delete(connection, tables, mine)
+    return set(mine)
+
+
+def _move_locked(connection: Connection, tables: Tables, ending: Sequence[Finish]) -> set[Lease]:
+    """Where others do, and one statement cannot move a row between tables: lock, copy, delete."""
+    held = lock_running(connection, tables, [one.claim.lease for one in ending])
+    mine = [one for one in ending if one.claim.lease in held]
+    _copy(connection, tables, mine)
+    _delete(connection, tables, held)
+    return set(held)
+
+
+def _copy(connection: Connection, tables: Tables, ending: Sequence[Finish]) -> int:
+    plain = all(map(_is_plain, ending))
+    statement = tables.text(_copy_statement(tables, plain=plain))
+    return sum(connection.execute(statement, {"doc": part}).rowcount for part in _packed(tables, ending, plain=plain))
+
+
+def _delete(connection: Connection, tables: Tables, mine: Iterable[Lease]) -> None:
+    if ids := sorted(lease.id for lease in mine):
+        connection.execute(tables.text(tables.dialect.delete_ids("{jobs}")), {"doc": document(ids)})
+
+
+def lock_running(connection: Connection, tables: Tables, leases: Iterable[Lease]) -> dict[Lease, int]:
+    """Lock the rows that are still ours, and give the flags they have by now."""
+    match tables.dialect.name:
+        case "sqlite":
+            statement = _LOCK
+        case "postgresql":
+            statement = _LOCK + BY_ID + " ORDER BY j.id FOR NO KEY UPDATE OF j"
+        case _:
+            by_key = _LOCK.replace(" JOIN ", " STRAIGHT_JOIN ").replace(" ON ", " FORCE INDEX (PRIMARY) ON ")
+            statement = by_key + " FOR UPDATE"
+    rows = connection.execute(by_leases(tables, statement), {"doc": lease_document(leases)})
+    return {Lease(row[0], row[1]): row[2] for row in rows}
+
+
+_LOCK = "SELECT j.id, j.fence, j.flags FROM {rows} JOIN {jobs} j ON j.id = d.i AND j.fence = d.f WHERE " + RUNS
+
+
+# --- what is sent ---------------------------------------------------------------------------------------------------------
+
+
+def _packed(tables: Tables, ending: Sequence[Finish], *, plain: bool) -> Iterable[str]:
+    rows = map(_row, ending) if plain else [_row(one) + _rare(one) for one in ending]
+    return packed(tables, _FIELDS if plain else _FIELDS | _RARE, rows)
+
+
+def _is_plain(one: Finish) -> bool:
+    return (one.change is SUCCEEDED or _says_nothing(one.change)) and one.metadata is None
+
+
+def _says_nothing(change: Change) -> bool:
+    said = change.result, change.report, change.error, change.note
+    return not change.told and all(one is None for one in said)
+
+
+def _row(one: Finish) -> tuple[Value, ...]:
+    claim, change = one.claim, one.change
+    return (
+        claim.id,
+        claim.fence,
+        STATE[change.state],
+        0 if change.counted else 1,
+        1 if change.crashed else 0,
+        round(one.ran * 1_000_000) if one.started else None,
+        round(one.ended_ago * 1_000_000),
+        *cost(one.usage),
+    )
+
+
+def _rare(one: Finish) -> tuple[Value, ...]:
+    change = one.change
+    return (
+        change.result,
+        None if change.report is None else change.report.to_json(),
+        storable(change.error),
+        storable(change.note),
+        one.metadata,
+        int(Flag.TOLD) if change.told else None,
+    )
+
+
+def cost(usage: Usage | None) -> tuple[Value, ...]:
+    """What a run cost, in the order of `COST`."""
+    if usage is None:
+        return _NO_COST
+    pid, cpu, *memory = usage
+    return (pid, None if cpu is None else round(cpu * 1_000_000), *memory)
+
+
+def _given(*, plain: bool) -> tuple[dict[str, str], dict[str, str]]:
+    """The fields that rows have, and what becomes of the columns."""
+    return (_FIELDS, _ENDED | _PLAIN) if plain else (_FIELDS | _RARE, _ENDED)
+
+
+def _move_statement(tables: Tables, *, plain: bool) -> str:
+    fields, ended = _given(plain=plain)
+    # What becomes NULL is left out until the very end: a NULL that passes through a subquery is text to PostgreSQL.
+    kept = [name for name in tables.column_names if ended.get(name) != "NULL"]
+    made = ", ".join(f"{ended[name]} AS {name}" if name in ended else f"j.{name}" for name in kept)
+    names = ", ".join(kept)
+    return (
+        "WITH d AS MATERIALIZED (SELECT d.*, {now} AS now FROM " + tables.dialect.packed(fields) + "),"
+        f" gone AS (DELETE FROM {{jobs}} j USING d WHERE j.id = d.i AND j.fence = d.f AND {RUNS}"
+        + BY_ID.replace("{rows}", "d")
+        + " RETURNING "
+        + made.replace("t.now", "d.now")
+        + f") INSERT INTO {{history}} ({names}) SELECT {names} FROM gone RETURNING id, fence"
+    )
+
+
+def _copy_statement(tables: Tables, *, plain: bool) -> str:
+    fields, ended = _given(plain=plain)
+    names, rows = tables.column_names, tables.dialect.packed(fields)
+    insert = f"INSERT INTO {{history}} ({', '.join(names)})"
+    values = ", ".join(ended.get(name, f"j.{name}") for name in names)
+    if tables.dialect.name == "mysql":
+        return (
+            f"{insert} SELECT {values} FROM (SELECT {{now}} AS now) AS t STRAIGHT_JOIN {rows}"
+            " STRAIGHT_JOIN {jobs} j ON j.id = d.i AND j.fence = d.f AND j.state = 1"
+        )
+    # MATERIALIZED: else a field is looked for in the document again wherever it is used.
+    return (
+        f"{insert} WITH d AS MATERIALIZED (SELECT * FROM {rows}) SELECT {values} FROM (SELECT {{now}} AS now) AS t CROSS JOIN d"
+        " JOIN {jobs} j ON j.id = d.i AND j.fence = d.f AND j.state = 1"
+    )
