@@ -20,7 +20,7 @@ COMMON = {
     "look in vain": ["jobs.id jobs.ready jobs.ready (all)"],
     "claim": ["jobs.id jobs.ready jobs.ready (all)", "workers.id", "jobs.ready", "jobs.id"],
     "finish": ["jobs.id", "jobs.id", "jobs.id", _DEPENDENTS],
-    "finish again": ["jobs.id", "jobs.id", "history.id jobs.id", "attempts.id", _DEPENDENTS],
+    "finish again": ["jobs.id", "history.id jobs.id", "attempts.id", _DEPENDENTS],
     "fail": ["jobs.id", "jobs.id", "jobs.id", "", "", _DEPENDENTS],
     "fail for now": ["jobs.id", "jobs.id", ""],
     "hand back": ["jobs.id", "jobs.id"],
@@ -87,10 +87,10 @@ MYSQL = {
 }
 
 
-# Nobody else writes meanwhile, so nothing is locked before it is moved.
+# Nobody else writes meanwhile, so nothing is locked before it is moved; where less was moved than asked, a look says what.
 SQLITE = {
     "finish": ["jobs.id", "jobs.id", _DEPENDENTS],
-    "finish again": ["jobs.id", "history.id jobs.id", "attempts.id", _DEPENDENTS],
+    "finish again": ["jobs.id", "jobs.id", "history.id jobs.id", "attempts.id", _DEPENDENTS],
     "fail": ["jobs.id", "jobs.id", "", "", _DEPENDENTS],
 }
 
