@@ -80,7 +80,14 @@ FAULTS = [
     Fault("no SKIP LOCKED", "claim", "UPDATE SKIP LOCKED) r", "UPDATE) r", CONTRACT, "waits_for_no_other", "postgresql"),
     Fault("no SKIP LOCKED", "claim", "FOR UPDATE SKIP LOCKED", "FOR UPDATE", CONTRACT, "waits_for_no_other", "mysql"),
     Fault("no LIMIT over the lanes", "claim", ") r LIMIT :n)", ") r)", CONTRACT, "more_than_its_limit", "postgresql"),
-    Fault("a LIMIT for each lane", "claim", "lane, limit - len(ids))", "lane, limit)", CONTRACT, "more_than_its_limit"),
+    Fault(
+        "a LIMIT for each lane",
+        "claim",
+        "wanted = limit - len(rows)\n        if",
+        "wanted = limit\n        if",
+        CONTRACT,
+        "more_than_its_limit",
+    ),
     Fault("oldest id first", "claim", '" ORDER BY ready_at, id LIMIT :n"', '" ORDER BY id LIMIT :n"', CONTRACT, "most_urgent"),
     Fault("least urgent first", "lanes", "(lane[1], lane[0] <", "(-lane[1], lane[0] <", CONTRACT, "most_urgent"),
     Fault("no alive check", "claim", "if alive.first() is None:", "if False:", CONTRACT, "who_is_alive"),
@@ -125,12 +132,12 @@ FAULTS = [
     ),
     # finish
     Fault(
-        "no fence at the end", "finish", 'j.fence = d.f AND j.state = 1"', 'j.state = 1"', CONTRACT, "lost_lease", "postgresql"
+        "no fence at the end", "history", 'j.fence = d.f AND j.state = 1"', 'j.state = 1"', CONTRACT, "lost_lease", "postgresql"
     ),
     Fault("no fence at the mark", "finish", "AND fence = :f AND state = 1 AND", "AND state = 1 AND", CONTRACT, "lost_lease"),
     Fault("attempts are kept", "finish", "attempt = attempt - d.b,", "attempt = attempt,", CONTRACT, "parked_job_goes_on"),
     Fault("nobody is heeded", "finish", "heed(one.change, flags[one.claim.lease])", "one.change", CONTRACT, "cancel_is_seen"),
-    Fault("an unknown commit is a loss", "finish", "if again and len", "if False and len", CONTRACT, "done_under_the_same"),
+    Fault("an unknown commit is a loss", "finish", "if again and refused:", "if False:", CONTRACT, "done_under_the_same"),
     Fault(
         "what was rescued counts as written",
         "attempts",
@@ -153,7 +160,7 @@ FAULTS = [
     ),
     Fault(
         "results come when they come",
-        "finish",
+        "history",
         '"finished_at": "t.now - d.ea"',
         '"finished_at": "t.now"',
         CONTRACT,
@@ -262,14 +269,14 @@ FAULTS = [
         "told of what was rolled back", "caller", "lambda: not transaction.is_active", "lambda: True", CALLER, "finds_the_job"
     ),
     # what the model notices
-    Fault("an end without its fence", "finish", "d.i AND j.fence = d.f AND", "d.i AND", MODEL, "the_model", "postgresql"),
+    Fault("an end without its fence", "history", "d.i AND j.fence = d.f AND", "d.i AND", MODEL, "the_model", "postgresql"),
     Fault("a mark without its fence", "finish", "AND fence = :f AND state = 1 AND", "AND state = 1 AND", MODEL, "the_model"),
-    Fault("an attempt is kept at the end", "finish", '"j.attempt - d.b"', '"j.attempt"', MODEL, "the_model"),
+    Fault("an attempt is kept at the end", "history", '"j.attempt - d.b"', '"j.attempt"', MODEL, "the_model"),
     Fault("an attempt is kept by who waits", "finish", "attempt = attempt - d.b,", "attempt = attempt,", MODEL, "the_model"),
     Fault(
         "a lost run leaves an attempt",
         "attempts",
-        "one.change.crashed) and one.claim.lease in accepted",
+        "one.change.crashed) and one.claim.lease not in refused",
         "one.change.crashed)",
         MODEL,
         "the_model",
@@ -436,7 +443,7 @@ FAULTS = [
     Fault("a record stays", "attempts", "if one.recorded and", "if False and", NOTICES, "place_of_its_record"),
     Fault("weights count for nothing", "../selection", "wanted * weight / total", "wanted / len(weights)", CHOICE, "by_weight"),
     Fault("no reserve", "../selection", "self._owed += wanted * self.reserve", "pass", CHOICE, "but_for_the_reserve"),
-    Fault("all tasks are taken", "claim", "WHERE {_of_tasks(lanes.tasks, 'x')}", "WHERE TRUE", CHOICE, "only_some_tasks"),
+    Fault("all tasks are taken", "claim", "WHERE {_of_tasks(tasks, 'x')}", "WHERE TRUE", CHOICE, "only_some_tasks"),
     Fault(
         "tasks are not looked for",
         "claim",

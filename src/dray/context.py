@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
@@ -20,6 +19,11 @@ class Context:
     pass it on to a service that should refuse a worker which was given up on.
     """
 
+    _cancel = False
+    _metadata: dict[str, Any] | None = None
+    time_is_over = False  # it is being ended for that
+    spawned = False  # it has children: its success waits for them
+
     def __init__(
         self,
         claim: Claim,
@@ -28,11 +32,6 @@ class Context:
     ) -> None:
         self._claim = claim
         self._write, self._forget = write, forget
-        self._cancel = False
-        self.time_is_over = False  # it is being ended for that
-        self.spawned = False  # it has children: its success waits for them
-        self.metadata: dict[str, Any] = {}  # kept with the job: what hooks and the task itself put there
-        self.started = time.monotonic()
 
     @property
     def id(self) -> int:
@@ -70,6 +69,18 @@ class Context:
     @property
     def priority(self) -> int:
         return self._claim.priority
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What is kept with the job: what hooks and the task itself put there."""
+        if self._metadata is None:
+            self._metadata = {}
+        return self._metadata
+
+    @property
+    def has_metadata(self) -> bool:
+        """Whether anything was put there."""
+        return bool(self._metadata)
 
     @property
     def cancel_requested(self) -> bool:

@@ -11,11 +11,11 @@ from msgspec.structs import replace
 from dray import events
 from dray.errors import DrayError, StoreError, StoreUnavailable, WorkerGone
 from dray.item import Item
-from dray.job import Change, Claim, Failed, Finish, Flag, HandedBack, Lease, Outcome, State
-from dray.lifecycle import DEFAULT_RETRY, await_children, decide
+from dray.job import Change, Claim, Done, Failed, Finish, Flag, HandedBack, Lease, Outcome, State
+from dray.lifecycle import await_children, decide
 from dray.redact import redact
 from dray.runner import Runner
-from dray.store.base import EngineStore, Pickup
+from dray.store.base import EngineStore, Finished, Pickup
 from dray.tally import Tally
 
 FINISHED = "job.finished"
@@ -25,7 +25,7 @@ REFUSED_AGAIN = 10.0  # seconds until an end is tried again that was refused eve
 class Finisher:
     """Writes ends of runs, many in one transaction.
 
-    on_settled   called for each job that is no longer ours, and whether its end was accepted
+    on_settled   told of ends whose jobs are no longer ours, and which of them were refused
     tally        counts the ends that were accepted
     """
 
@@ -33,7 +33,7 @@ class Finisher:
         self,
         store: EngineStore,
         runner: Runner,
-        on_settled: Callable[[Lease, bool], None],
+        on_settled: Callable[[Sequence[Finish], Collection[Lease]], None],
         tally: Tally | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -70,15 +70,19 @@ class Finisher:
         item.change = change
         if tells or change.state is not State.SUCCEEDED:
             _tell(claim, change, ran)
-        said = item.context.metadata
-        metadata = item.metadata or (self._runner.metadata(said) if said else None)
+        context, metadata = item.context, item.metadata
+        if metadata is None and context.has_metadata:
+            metadata = self._runner.metadata(context.metadata)
         return Finish(claim, change, ran, now - item.ended, True, item.usage, metadata, item.recorded)
 
     def decide(self, item: Item, outcome: Outcome) -> Change:
         """What becomes of a job whose run has come to this; and whether so many attempts have failed that somebody is told."""
-        claim, definition = item.claim, self._runner.definition(item.claim.task)
+        claim = item.claim
+        if isinstance(outcome, Done):  # as most do: what a task says of retries does not matter
+            return decide(claim, outcome)
+        definition = self._runner.definition(claim.task)
         if definition is None:
-            return decide(claim, outcome, DEFAULT_RETRY)
+            return decide(claim, outcome)
         change = decide(claim, outcome, definition.defaults.retry)
         most = definition.defaults.notify_at
         if most is not None and isinstance(outcome, Failed) and claim.attempt >= most and not claim.flags & Flag.TOLD:
@@ -106,7 +110,7 @@ class Finisher:
             result = self._store.exchange(worker_id, pickup, batch, wanted, again=again)
         except WorkerGone:
             # The claim was refused, and the whole transaction with it; the ends are still good under their fences.
-            self._settle(batch, self._store.finish(batch, again=again).accepted)
+            self._settle(self._store.finish(batch, again=again))
             self._unknown = []
             raise
         except StoreUnavailable:
@@ -114,23 +118,19 @@ class Finisher:
         except StoreError:
             self._poisoned = True
             raise
-        self._settle(batch, result.accepted)
+        self._settle(result.finished)
         self._unknown = []
         return result.claims
 
-    def _settle(self, batch: Sequence[Finish], accepted: Collection[Lease]) -> None:
-        taken = []
-        for one in batch:
-            lease = one.claim.lease
-            is_taken = lease in accepted
-            if is_taken:
-                taken.append(one)
-            else:
+    def _settle(self, done: Finished) -> None:
+        ends, refused, _ = done
+        for one in ends if refused else ():
+            if (lease := one.claim.lease) in refused:
                 # Somebody took it over: this result counts for nothing, and is never written again.
                 events.emit("job.lease_lost", job_id=lease.id, fence=lease.fence, task=one.claim.task)
-            self._on_settled(lease, is_taken)
+        self._on_settled(ends, refused)
         if self._tally is not None:
-            self._tally.add(taken)
+            self._tally.add([one for one in ends if one.claim.lease not in refused] if refused else ends)
 
     def _try_refused(self) -> None:
         """Try what was refused once more, apart from all else, which shall not be written singly because of it."""
@@ -149,7 +149,7 @@ class Finisher:
         while self._unknown:
             one = self._unknown[0]
             try:
-                self._settle([one], self._write_alone(one))
+                self._settle(self._write_alone(one))
             except StoreUnavailable:
                 raise
             except StoreError as error:
@@ -159,21 +159,21 @@ class Finisher:
             del self._unknown[0]
         self._poisoned = False
 
-    def _write_alone(self, one: Finish) -> set[Lease]:
+    def _write_alone(self, one: Finish) -> Finished:
         try:
-            return self._store.finish([one], again=True).accepted
+            return self._store.finish([one], again=True)
         except StoreUnavailable:
             raise
         except StoreError as error:
             return self._write_plainly(one, error)
 
-    def _write_plainly(self, one: Finish, refusal: DrayError) -> set[Lease]:
+    def _write_plainly(self, one: Finish, refusal: DrayError) -> Finished:
         """The outcome cannot be stored as it is: store at least which one it was."""
         bare = replace(one.change, result=None, report=None, traceback=None, note="the outcome could not be stored whole")
         bare = replace(bare, error=None if bare.error is None else "the error could not be stored")
-        accepted = self._store.finish([one._replace(change=bare)], again=True).accepted
+        done = self._store.finish([one._replace(change=bare)], again=True)
         events.emit("result.dropped", job_id=one.claim.id, task=one.claim.task, why=refusal)
-        return accepted
+        return done
 
 
 def _tell(claim: Claim, change: Change, ran: float) -> None:

@@ -17,7 +17,7 @@ import contextlib
 import inspect
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from dray import events, stragglers
@@ -26,6 +26,7 @@ from dray.errors import BadOption
 from dray.job import State, Usage
 
 Hook = Callable[..., Any]
+KINDS = ("before_run", "after_run", "on_error", "metadata")
 
 
 class Ended(NamedTuple):
@@ -50,23 +51,23 @@ class Hooks:
     on_error: tuple[Hook, ...] = ()
     metadata: tuple[Hook, ...] = ()
 
-    def __post_init__(self) -> None:
-        for each in fields(self):
-            for hook in getattr(self, each.name):
-                if not callable(hook):
-                    raise BadOption(f"{each.name} must be a function, got {hook!r:.300}")
+    any: bool = field(default=False, init=False)  # whether there are any at all
 
-    def __bool__(self) -> bool:
-        return bool(self.before_run or self.after_run or self.on_error or self.metadata)
+    def __post_init__(self) -> None:
+        for name in KINDS:
+            for hook in getattr(self, name):
+                if not callable(hook):
+                    raise BadOption(f"{name} must be a function, got {hook!r:.300}")
+        object.__setattr__(self, "any", bool(self.before_run or self.after_run or self.on_error or self.metadata))
 
     def beside(self, other: Hooks) -> Hooks | None:
         """These before the others; None: there are none at all. Asked of each job, so mostly nothing is made anew."""
-        if not other:
-            return self or None
-        return self | other if self else other
+        if not other.any:
+            return self if self.any else None
+        return self | other if self.any else other
 
     def __or__(self, other: Hooks) -> Hooks:
-        return Hooks(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
+        return Hooks(*(getattr(self, name) + getattr(other, name) for name in KINDS))
 
     @classmethod
     def of(cls, **given: Hook | Sequence[Hook] | None) -> Hooks:

@@ -20,40 +20,36 @@ from dray.runner import Ran
 class Item:
     """A claimed job in this process, from the claim to the write of its outcome."""
 
-    __slots__ = (
-        *("behind", "claim", "claimed", "context", "dropped", "ended", "marked", "outcome", "started", "stop", "thread"),
-        *("_first", "change", "fallback", "hook_since", "left_behind", "memory", "on_written", "recorded", "taken_up", "usage"),
-        *("asked_at", "ends_at", "grip", "hook_grip", "killed", "metadata"),
-    )
+    # Most of these most jobs never set: as defaults of the class they cost nothing.
+    started: float | None = None
+    thread: int | None = None  # that runs it; of async ones that of the event loop
+    ended = 0.0
+    outcome: Outcome | None = None
+    stop = False
+    dropped: Outcome | None = None  # what becomes of it instead of a start
+    marked = False  # the start mark is in the database
+    taken_up = False  # a slot has it: from then on it may start at any moment, unless it has been dropped
+    behind: Item | None = None  # the next of its group, to be run when this one has succeeded
+    memory: Memory | None = None  # before its run
+    usage: Usage | None = None
+    change: Change | None = None  # what was decided, once it has been
+    recorded = False  # that it has failed is on record, though not yet written as its end
+    fallback: Ran | None = None  # what it came to, should a hook never return
+    hook_since: float | None = None  # since when a hook runs that nobody has to wait for
+    grip: Grip | None = None  # by which others can end its run, if it has a limit or is in a process of its own
+    hook_grip: Grip | None = None  # the same while a hook runs behind the task: where it is, the hook is as well
+    asked_at: float | None = None  # when it is asked to end
+    ends_at: float | None = None  # when it is ended
+    killed: str | None = None  # where it was when it had to be ended
+    metadata: str | None = None  # as it is stored, where the run was in another process
+    left_behind = False  # its run or hook took too long: the slot is another thread's now
+    on_written: Callable[[bool], None] | None = None  # told when its end is committed, or was refused
 
     def __init__(self, claim: Claim, context: Context) -> None:
         self.claim = claim
         self.context = context
         self.claimed = time.monotonic()
-        self.started: float | None = None
-        self.thread: int | None = None  # that runs it; of async ones that of the event loop
-        self.ended = 0.0
-        self.outcome: Outcome | None = None
-        self.stop = False
-        self.dropped: Outcome | None = None  # what becomes of it instead of a start
-        self.marked = False  # the start mark is in the database
-        self.taken_up = False  # a slot has it: from then on it may start at any moment, unless it has been dropped
         self._first = [True]
-        self.behind: Item | None = None  # the next of its group, to be run when this one has succeeded
-        self.memory: Memory | None = None  # before its run
-        self.usage: Usage | None = None
-        self.change: Change | None = None  # what was decided, once it has been
-        self.recorded = False  # that it has failed is on record, though not yet written as its end
-        self.fallback: Ran | None = None  # what it came to, should a hook never return
-        self.hook_since: float | None = None  # since when a hook runs that nobody has to wait for
-        self.grip: Grip | None = None  # by which others can end its run, if it has a limit or is in a process of its own
-        self.hook_grip: Grip | None = None  # the same while a hook runs behind the task: where it is, the hook is as well
-        self.asked_at: float | None = None  # when it is asked to end
-        self.ends_at: float | None = None  # when it is ended
-        self.killed: str | None = None  # where it was when it had to be ended
-        self.metadata: str | None = None  # as it is stored, where the run was in another process
-        self.left_behind = False  # its run or hook took too long: the slot is another thread's now
-        self.on_written: Callable[[bool], None] | None = None  # told when its end is committed, or was refused
 
     @property
     def seconds(self) -> float:

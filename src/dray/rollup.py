@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -37,32 +39,32 @@ class Numbers(msgspec.Struct, omit_defaults=True):
     def runs(self) -> int:
         return sum(self.run.values())
 
-    def count(self, state: State, *, failed: bool) -> None:
-        """One has become this; `failed`: though it is not over, something went wrong."""
+    def count(self, state: State, *, failed: bool, number: int = 1) -> None:
+        """So many have become this; `failed`: though it is not over, something went wrong."""
         match state:
             case State.SUCCEEDED:
-                self.succeeded += 1
+                self.succeeded += number
             case State.FAILED:
-                self.failed += 1
+                self.failed += number
             case State.CANCELLED:
-                self.cancelled += 1
+                self.cancelled += number
             case _ if failed:
-                self.retried += 1
+                self.retried += number
             case _:
-                self.back += 1
+                self.back += number
 
-    def time(self, run_us: int, wait_us: int | None, cpu_us: int, memory: int) -> None:
-        """One took so long, after it had waited so long."""
-        self.run_us += run_us
-        self.run_most = max(self.run_most, run_us)
+    def time(self, runs_us: Sequence[int], waits_us: Sequence[int]) -> None:
+        """Some took so long, and some of them had waited so long."""
+        self.run_us += sum(runs_us)
+        self.run_most = max(self.run_most, *runs_us)
+        self.wait_us += sum(waits_us)
+        _fill(self.run, runs_us)
+        _fill(self.wait, waits_us)
+
+    def use(self, cpu_us: int, memory: int) -> None:
+        """They used so much of a processor, and so much memory at most."""
         self.cpu_us += cpu_us
         self.memory_most = max(self.memory_most, memory)
-        bin = bin_of(run_us)
-        self.run[bin] = self.run.get(bin, 0) + 1
-        if wait_us is not None:
-            self.wait_us += wait_us
-            bin = bin_of(wait_us)
-            self.wait[bin] = self.wait.get(bin, 0) + 1
 
     def add(self, other: Numbers) -> None:
         """Put others to these."""
@@ -92,7 +94,16 @@ def bin_of(microseconds: int) -> int:
     >>> bin_of(0), bin_of(1), bin_of(1_000), bin_of(1_000_000)
     (0, 0, 39, 79)
     """
-    return int(STEPS * math.log2(microseconds)) if microseconds > 1 else 0
+    return bisect_right(_STARTS, microseconds) - 1
+
+
+# The least time of each place: powers of the STEPS-th root of two.
+_STARTS = [0, *(math.ceil(2 ** (place / STEPS)) for place in range(1, 63 * STEPS))]
+
+
+def _fill(histogram: dict[int, int], times: Iterable[int]) -> None:
+    for bin, number in Counter(map(bin_of, times)).items():
+        histogram[bin] = histogram.get(bin, 0) + number
 
 
 def quantile(histogram: Mapping[int, int], share: float) -> float | None:

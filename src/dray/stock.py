@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from dray.context import Context
 from dray.intake import PollIntake
 from dray.item import Item
-from dray.job import Claim, Lease
+from dray.job import Claim, Finish, Lease
 from dray.lifecycle import ALONE_FROM
 from dray.slots import Slots
 
@@ -76,11 +76,19 @@ class Stock:
         waiting, self._alone = [*self._slots.take_back(), *self._alone], []
         return waiting
 
-    def settled(self, lease: Lease, accepted: bool) -> None:
-        """This one is not ours any more; `accepted`: its end stands as it was written."""
-        item = self.items.get(lease.id)
-        if item is None or item.claim.fence != lease.fence:
-            return
-        del self.items[lease.id]
-        if item.on_written is not None:
-            item.on_written(accepted and item.change is not None)
+    def forget_unstarted(self) -> None:
+        """Drop what no slot has: others have taken it, or will."""
+        for item in self.take_unstarted():
+            self.items.pop(item.claim.id, None)
+
+    def settled(self, ends: Sequence[Finish], refused: Collection[Lease]) -> None:
+        """These are not ours any more; what was not refused stands as it was written."""
+        items = self.items
+        for one in ends:
+            claim = one.claim
+            item = items.get(claim.id)
+            if item is None or item.claim.fence != claim.fence:
+                continue
+            del items[claim.id]
+            if item.on_written is not None:
+                item.on_written(item.change is not None and claim.lease not in refused)

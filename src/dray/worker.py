@@ -312,8 +312,7 @@ class Worker:
         if self.standing.ends:
             return
         # Nothing runs: what waited here is for others, and this process begins a new life under a new id.
-        for item in self._stock.take_unstarted():
-            self._stock.settled(item.claim.lease, False)
+        self._stock.forget_unstarted()
         self._lease.abandon()
         self._register()
         self._lost = False

@@ -12,9 +12,10 @@ from dray.job import Claim, Done, Failed, Finish, NewJob, Outcome, Parked, Snooz
 from dray.lifecycle import Retry, decide
 from dray.store import control, read
 from dray.store.add import add
+from dray.store.base import Finished
 from dray.store.claim import claim
 from dray.store.connect import Database
-from dray.store.finish import Written, finish
+from dray.store.finish import finish
 from dray.store.lanes import Lanes
 from dray.store.tables import Tables
 
@@ -105,14 +106,14 @@ class Bench:
         """What a worker gets that never claimed before."""
         return self.call(claim, worker or self.worker(), Lanes(queues=queues), limit)
 
-    def end(self, claims: Sequence[Claim], outcome: Outcome | None = None, *, retry: int = 1, **options: Any) -> Written:
+    def end(self, claims: Sequence[Claim], outcome: Outcome | None = None, *, retry: int = 1, **options: Any) -> Finished:
         """End these runs; unless told otherwise they succeed, and a failure is final."""
         policy = Retry.after(*[60.0] * (retry - 1))
         finishes = []
         for one in claims:
             change = decide(one, outcome or Done(), policy)
             finishes.append(Finish(one, change, ran=1.0))
-        return self.call(finish, finishes, **options)
+        return self.call(finish, finishes, **options).finished
 
     def make(self, state: State, **options: Any) -> int:
         """A job in this state, by the way it really comes there."""
@@ -136,7 +137,7 @@ class Bench:
             self.end(claims, ends[state])
         return id
 
-    def snooze(self, claims: Sequence[Claim], delay: float) -> Written:
+    def snooze(self, claims: Sequence[Claim], delay: float) -> Finished:
         """End these runs by asking to be started again later."""
         return self.end(claims, Snoozed(delay=delay))
 

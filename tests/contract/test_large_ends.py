@@ -56,7 +56,7 @@ def test_a_batch_may_go_different_ways(bench: Bench) -> None:
     ]
     changes = [decide(run, outcome, Retry.after(60.0)) for run, outcome in zip(runs, outcomes, strict=True)]
     finishes = [Finish(run, change, ran=1.0) for run, change in zip(runs, changes, strict=True)]
-    assert len(bench.call(finish, finishes).accepted) == len(ids)
+    assert len(bench.call(finish, finishes).finished.accepted) == len(ids)
     jobs = [bench.job(id) for id in ids]
     assert [job.state for job in jobs] == [State.READY, State.BLOCKED, State.SCHEDULED, State.RETRYING, State.FAILED]
     assert [job.attempt for job in jobs] == [0, 0, 0, 1, 1]

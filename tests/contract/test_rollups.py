@@ -24,7 +24,7 @@ def now(yard: Yard) -> int:
 
 def numbers(succeeded: int, seconds: int = 1) -> str:
     some = Numbers(succeeded=succeeded)
-    some.time(seconds * 1_000_000, 0, 0, 0)
+    some.time([seconds * 1_000_000], [0])
     return some.to_json()
 
 

@@ -243,7 +243,8 @@ def test_a_lost_lease_writes_nothing(bench: Bench) -> None:
         Parked(why="?"),
         Cancelled(),
     ):
-        assert bench.end(lost, late, retry=5)[:2] == (set(), [])
+        done = bench.end(lost, late, retry=5)
+        assert (done.accepted, done.ready) == (set(), [])
     assert bench.end(lost, Done(report=report), again=True).accepted == set()
     assert not bench.call(mark_started, lost[0].lease, 0.0)
     assert bench.states(*ids) == [State.RUNNING] * 3
@@ -301,7 +302,8 @@ def test_a_character_that_no_database_stores_costs_no_batch(bench: Bench) -> Non
 def test_a_failure_with_attempts_left_waits(bench: Bench) -> None:
     bench.add(queue="q", priority=7)
     (run,) = bench.claim()
-    assert bench.end([run], Failed(error="boom", traceback="line 1"), retry=3)[:2] == ({run.lease}, [])
+    done = bench.end([run], Failed(error="boom", traceback="line 1"), retry=3)
+    assert (done.accepted, done.ready) == ({run.lease}, [])
     job = bench.job(run.id)
     assert (job.state, job.attempt, job.error, job.worker_id) == (State.RETRYING, 1, "boom", None)
     assert (job.run_at - job.created_at).total_seconds() == 60

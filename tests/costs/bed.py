@@ -151,7 +151,7 @@ class Bed:
 
     def exchange(self, runs: Sequence[Claim], limit: int, pickup: Pickup) -> list[Claim]:
         done = self.store.exchange(self.worker, pickup, ends(runs), limit)
-        assert (len(done.accepted), len(done.claims)) == (len(runs), limit)
+        assert (len(done.finished.accepted), len(done.claims)) == (len(runs), limit)
         return done.claims
 
 

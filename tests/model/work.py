@@ -117,9 +117,10 @@ class Working(Story):
                 continue
             accepted, ready = self.model.finish(runs, again=again)
             assert not self.is_refused(self.model, worker, limit)
-            assert done.accepted == accepted, f"accepted {done.accepted}, should be {accepted}"
+            ended = done.finished
+            assert ended.accepted == accepted, f"accepted {ended.accepted}, should be {accepted}"
             self.claimed(done.claims, worker, limit)
-            self.expect(done.ready, ready, rings)
+            self.expect(ended.ready, ready, rings)
 
     @precondition(lambda self: self.claims)
     @rule(place=PLACE, late=LATE, ago=st.sampled_from([0.0, 2.0]))

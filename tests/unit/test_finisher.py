@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -36,13 +36,13 @@ class Scripted:
     def exchange(
         self, worker_id: int, pickup: object, finishes: Sequence[Finish], limit: int, *, again: bool = False
     ) -> Exchange:
-        return Exchange(self.finish(finishes, again=again).accepted, [], [])
+        return Exchange(self.finish(finishes, again=again), [])
 
     def finish(self, finishes: Sequence[Finish], *, again: bool = False) -> Finished:
         if self.script and (error := self.script.pop(0)) is not None:
             raise error
         self.written += [(one.claim.id, one.change.result, again) for one in finishes]
-        return Finished({one.claim.lease for one in finishes}, [])
+        return Finished(finishes, set(), [])
 
 
 class Desk:
@@ -53,9 +53,10 @@ class Desk:
         self.settled: list[Lease] = []
         self.now = 0.0
         store: Any = self.store
-        self.finisher = Finisher(
-            store, Runner(Registry(), Codec()), lambda lease, kept: self.settled.append(lease), clock=lambda: self.now
-        )
+        self.finisher = Finisher(store, Runner(Registry(), Codec()), self._settle, clock=lambda: self.now)
+
+    def _settle(self, ends: Sequence[Finish], refused: Collection[Lease]) -> None:
+        self.settled += [one.claim.lease for one in ends]
 
     def write(self, *ids: int) -> None:
         pickup: Any = None

@@ -35,8 +35,7 @@ def end(
 @given(st.lists(st.integers(2, 10**10), min_size=1, max_size=200), st.sampled_from([0.5, 0.95, 0.99]))
 def test_a_quantile_is_right_to_within_a_tenth(times: list[int], share: float) -> None:
     numbers = Numbers()
-    for microseconds in times:
-        numbers.time(microseconds, None, 0, 0)
+    numbers.time(times, [])
     found, exact = quantile(numbers.run, share), sorted(times)[max(0, -(-len(times) * share // 1).__int__() - 1)] / 1_000_000
     assert found is not None
     assert (
@@ -50,7 +49,8 @@ def test_it_does_not_matter_in_which_portions_they_are_counted(ends: list[tuple[
     for place, (state, failed, microseconds) in enumerate(ends):
         for numbers in (whole, parts[place % portions]):
             numbers.count(state, failed=failed)
-            numbers.time(microseconds, microseconds, 1, microseconds % 1000)
+            numbers.time([microseconds], [microseconds])
+            numbers.use(1, microseconds % 1000)
     assert summed(parts) == whole
     assert Numbers.from_json(whole.to_json()) == whole
 

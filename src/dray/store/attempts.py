@@ -12,7 +12,7 @@ from dray.store.rows import by_leases, documents, lease_document, storable, with
 from dray.store.tables import Tables
 
 
-def keep_attempts(connection: Connection, tables: Tables, finishes: Sequence[Finish], accepted: set[Lease]) -> None:
+def keep_attempts(connection: Connection, tables: Tables, finishes: Sequence[Finish], refused: set[Lease]) -> None:
     """Keep what went wrong, attempt by attempt. A run that succeeded has all there is to say on the job itself."""
     rows = [
         {
@@ -28,10 +28,10 @@ def keep_attempts(connection: Connection, tables: Tables, finishes: Sequence[Fin
             "fp": one.change.fingerprint,
         }
         for one in finishes
-        if (one.change.error is not None or one.change.crashed) and one.claim.lease in accepted
+        if (one.change.error is not None or one.change.crashed) and one.claim.lease not in refused
     ]
     for one in finishes:
-        if one.recorded and one.claim.lease in accepted:
+        if one.recorded and one.claim.lease not in refused:
             forget_record(connection, tables, one.claim.lease)
     statement = with_rows(tables, _KEEP_ATTEMPTS, _ATTEMPT_FIELDS)
     for document in documents(rows):

@@ -12,17 +12,21 @@ from dray.store.board import Bell, CareBoard, ChoreBoard, FleetBoard, NoticeBoar
 
 
 class Finished(NamedTuple):
-    """What a batch of ends came to. What is not in `accepted` was no longer ours: its lease was lost."""
+    """What a batch of ends came to. `refused`: those whose lease was lost, of which mostly there are none."""
 
-    accepted: set[Lease]
+    ends: Sequence[Finish]
+    refused: set[Lease]
     ready: list[Ready]
+
+    @property
+    def accepted(self) -> set[Lease]:
+        return {one.claim.lease for one in self.ends} - self.refused
 
 
 class Exchange(NamedTuple):
-    """What finishing a batch and claiming the next came to. Ends not in `accepted` had lost their lease."""
+    """What finishing a batch and claiming the next came to."""
 
-    accepted: set[Lease]
-    ready: list[Ready]
+    finished: Finished
     claims: list[Claim]
 
 

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, insert
 
 from dray.job import Change, Finish, Flag, Lease, Ready, Reason, State
-from dray.lifecycle import heed
+from dray.lifecycle import SUCCEEDED, heed
 from dray.store.attempts import done_before, keep_attempts
+from dray.store.base import Finished
 from dray.store.codes import REASON, STATE
 from dray.store.history import BY_ID, COST, LAST_RUN, RUNS, cost, lock_running, move
 from dray.store.notices import give
@@ -19,10 +20,9 @@ from dray.store.tables import Tables
 
 
 class Written(NamedTuple):
-    """What a batch of ends came to, and what it owes. What is not in `accepted` had lost its lease."""
+    """What a batch of ends came to, and what it owes."""
 
-    accepted: set[Lease]
-    ready: list[Ready]
+    finished: Finished
     owed: Owed
 
 
@@ -30,40 +30,45 @@ def finish(connection: Connection, tables: Tables, finishes: Sequence[Finish], *
     """Write what became of these runs, in one transaction.
 
     `again`: an earlier try ended without an answer, so that its commit may have happened: what is found done already under
-    the same fence then counts as accepted.
+    the same fence is then not refused.
     """
-    ordered = sorted(finishes, key=lambda one: one.claim.id)  # ascending: nobody who locks many rows waits in a circle
-    staying = [one for one in ordered if not one.change.state.ended]
-    ending = [one for one in ordered if one.change.state.ended]
-    accepted: set[Lease] = set()
-    ready: list[Ready] = []
+    ordered = sorted(finishes, key=_id)  # ascending: nobody who locks many rows waits in a circle
+    ending: list[Finish] = []
+    staying: list[Finish] = []
+    for one in ordered:
+        (ending if one.change.state.ended else staying).append(one)
+    refused: set[Lease] = set()
     if staying:
+        asked = {one.claim.lease for one in staying}
         staying, turned = _heeded(connection, tables, staying)
-        ending = sorted([*ending, *turned], key=lambda one: one.claim.id) if turned else ending
+        refused = asked.difference(one.claim.lease for one in (*staying, *turned))
+        ending = sorted([*ending, *turned], key=_id) if turned else ending
         _put_back(connection, tables, staying)
-        accepted |= {one.claim.lease for one in staying}
-        ready += [
-            Ready(one.claim.id, one.claim.queue, one.claim.priority) for one in staying if one.change.state is State.READY
-        ]
     if ending:
-        accepted |= move(connection, tables, ending)
-    keep_attempts(connection, tables, (*staying, *ending), accepted)
-    give(connection, tables, (*staying, *ending), accepted)
-    owed = _consequences(connection, tables, (*staying, *ending), accepted)
-    if again and len(accepted) < len(finishes):
-        before = done_before(connection, tables, [one for one in ordered if one.claim.lease not in accepted])
+        refused |= move(connection, tables, ending)
+    written = [*staying, *ending]
+    if telling := [one for one in written if one.change is not SUCCEEDED or one.recorded]:
+        keep_attempts(connection, tables, telling, refused)
+        give(connection, tables, telling, refused)
+    owed = _consequences(connection, tables, written, refused)
+    if again and refused:
+        before = done_before(connection, tables, [one for one in ordered if one.claim.lease in refused])
         owed.ended |= {lease.id for lease in before}  # of their gates that try has left a note
-        accepted |= before
-    return Written(accepted, ready, owed)
+        refused -= before
+    ready = [Ready(one.claim.id, one.claim.queue, one.claim.priority) for one in staying if one.change.state is State.READY]
+    return Written(Finished(finishes, refused, ready), owed)
 
 
-def _consequences(connection: Connection, tables: Tables, finishes: Sequence[Finish], accepted: set[Lease]) -> Owed:
+def _id(one: Finish) -> int:
+    return one.claim.id
+
+
+def _consequences(connection: Connection, tables: Tables, finishes: Sequence[Finish], refused: set[Lease]) -> Owed:
     """What these runs leave to others."""
     owed, halting = Owed(), []
-    all_ours = len(accepted) == len(finishes)
     for one in finishes:
         claim, change = one.claim, one.change
-        if not all_ours and claim.lease not in accepted:
+        if refused and claim.lease in refused:
             continue
         if claim.group_hash is None and claim.limit_hash is None and change.state.ended:
             owed.ended.add(claim.id)  # as most do

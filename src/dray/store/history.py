@@ -64,7 +64,7 @@ _PLAIN = dict.fromkeys(("result", "report", "error", "note"), "NULL") | {"flags"
 
 
 def move(connection: Connection, tables: Tables, ending: Sequence[Finish]) -> set[Lease]:
-    """Move those that are still ours, in ascending order of their ids; gives which these were."""
+    """Move those that are still ours, in ascending order of their ids; gives those that are not."""
     match tables.dialect.name:
         case "postgresql":
             return _move_at_once(connection, tables, ending)
@@ -77,30 +77,34 @@ def move(connection: Connection, tables: Tables, ending: Sequence[Finish]) -> se
 def _move_at_once(connection: Connection, tables: Tables, ending: Sequence[Finish]) -> set[Lease]:
     plain = all(map(_is_plain, ending))
     statement = tables.query(_move_statement(tables, plain=plain), ("id", "fence"))
-    return {
-        Lease(*row)
-        for part in _packed(tables, ending, plain=plain)
-        for row in connection.execute(statement, {"doc": part})
-    }
+    moved = [row for part in _packed(tables, ending, plain=plain) for row in connection.execute(statement, {"doc": part}).all()]
+    return _without(ending, (Lease(*row) for row in moved)) if len(moved) < len(ending) else set()
 
 
 def _move_alone(connection: Connection, tables: Tables, ending: Sequence[Finish]) -> set[Lease]:
     """Where nobody else writes meanwhile: what could be copied is what may be deleted."""
-    mine = [one.claim.lease for one in ending]
-    if _copy(connection, tables, ending) < len(mine):
-        held = lock_running(connection, tables, mine)
-        mine = [lease for lease in mine if lease in held]
-    _delete(connection, tables, mine)
-    return set(mine)
+    lost: set[Lease] = set()
+    if _copy(connection, tables, ending) < len(ending):
+        lost = _without(ending, lock_running(connection, tables, [one.claim.lease for one in ending]))
+    _delete(connection, tables, [one for one in ending if one.claim.lease not in lost] if lost else ending)
+    return lost
 
 
 def _move_locked(connection: Connection, tables: Tables, ending: Sequence[Finish]) -> set[Lease]:
     """Where others do, and one statement cannot move a row between tables: lock, copy, delete."""
     held = lock_running(connection, tables, [one.claim.lease for one in ending])
-    mine = [one for one in ending if one.claim.lease in held]
-    _copy(connection, tables, mine)
-    _delete(connection, tables, held)
-    return set(held)
+    if len(held) == len(ending):
+        lost: set[Lease] = set()
+    else:
+        lost = _without(ending, held)
+        ending = [one for one in ending if one.claim.lease in held]
+    _copy(connection, tables, ending)
+    _delete(connection, tables, ending)
+    return lost
+
+
+def _without(ending: Sequence[Finish], ours: Iterable[Lease]) -> set[Lease]:
+    return {one.claim.lease for one in ending}.difference(ours)
 
 
 def _copy(connection: Connection, tables: Tables, ending: Sequence[Finish]) -> int:
@@ -109,9 +113,10 @@ def _copy(connection: Connection, tables: Tables, ending: Sequence[Finish]) -> i
     return sum(connection.execute(statement, {"doc": part}).rowcount for part in _packed(tables, ending, plain=plain))
 
 
-def _delete(connection: Connection, tables: Tables, mine: Iterable[Lease]) -> None:
-    if ids := sorted(lease.id for lease in mine):
-        connection.execute(tables.text(tables.dialect.delete_ids("{jobs}")), {"doc": document(ids)})
+def _delete(connection: Connection, tables: Tables, ending: Sequence[Finish]) -> None:
+    if ending:
+        gone = tables.text(tables.dialect.delete_ids("{jobs}"))
+        connection.execute(gone, {"doc": document(one.claim.id for one in ending)})
 
 
 def lock_running(connection: Connection, tables: Tables, leases: Iterable[Lease]) -> dict[Lease, int]:

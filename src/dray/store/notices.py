@@ -51,12 +51,12 @@ class Taken(NamedTuple):
     deaths: int  # how often somebody died while telling it
 
 
-def give(connection: Connection, tables: Tables, finishes: Sequence[Finish], accepted: set[Lease]) -> None:
+def give(connection: Connection, tables: Tables, finishes: Sequence[Finish], refused: set[Lease]) -> None:
     """Note what these ends give to tell."""
     rows = [
         row
         for one in finishes
-        if (one.change.told or one.change.state is State.FAILED) and one.claim.lease in accepted
+        if (one.change.told or one.change.state is State.FAILED) and one.claim.lease not in refused
         for row in _rows(one)
     ]
     for part in documents(rows):

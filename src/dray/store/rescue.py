@@ -57,10 +57,10 @@ def rescue(connection: Connection, tables: Tables, limit: int = 500) -> tuple[Re
         return Rescued(0, [], []), Owed()
     known = recorded(connection, tables, [Lease(row.id, row.fence) for row in rows])
     finishes = [_freed(row, known) for row in rows]
-    done = finish(connection, tables, finishes)
-    failed = [one.claim.id for one in finishes if one.change.state is State.FAILED and one.claim.lease in done.accepted]
-    jobs = [_told(one) for one in finishes if one.claim.lease in done.accepted]
-    return Rescued(len(done.accepted), done.ready, failed, jobs), done.owed
+    done, owed = finish(connection, tables, finishes)
+    freed = [one for one in finishes if one.claim.lease not in done.refused]
+    failed = [one.claim.id for one in freed if one.change.state is State.FAILED]
+    return Rescued(len(freed), done.ready, failed, [_told(one) for one in freed]), owed
 
 
 def _told(one: Finish) -> Freed:

@@ -235,24 +235,24 @@ class SqlStore:
     ) -> Exchange:
         """End runs and claim the next in one transaction."""
         if not finishes:
-            return Exchange(set(), [], self.claim(worker_id, pickup, limit))
+            return Exchange(Finished([], set(), []), self.claim(worker_id, pickup, limit))
         lanes = _lanes(pickup)
 
         def work(connection: Connection) -> tuple[Exchange, Owed]:
             done = finish(connection, self.tables, finishes, again=again)
             claims = claim(connection, self.tables, worker_id, lanes, limit) if limit > 0 else []
-            return Exchange(done.accepted, done.ready, claims), done.owed
+            return Exchange(done.finished, claims), done.owed
 
         result = self.settler.transact(work)
-        self.bell.ring(result.ready)
+        self.bell.ring(result.finished.ready)
         return result
 
     def finish(self, finishes: Sequence[Finish], *, again: bool = False) -> Finished:
-        """End runs in one transaction; those not in `accepted` had lost their lease."""
+        """End runs in one transaction; those that are `refused` had lost their lease."""
 
         def work(connection: Connection) -> tuple[Finished, Owed]:
             done = finish(connection, self.tables, finishes, again=again)
-            return Finished(done.accepted, done.ready), done.owed
+            return done.finished, done.owed
 
         result = self.settler.transact(work)
         self.bell.ring(result.ready)

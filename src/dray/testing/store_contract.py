@@ -353,13 +353,13 @@ class StoreContract:
         worker, pickup = hire(store), store.pickup([])
         first = store.exchange(worker, pickup, [], 2)
         second = store.exchange(worker, pickup, [end(one) for one in first.claims], 2)
-        assert second.accepted == {one.lease for one in first.claims}
+        assert second.finished.accepted == {one.lease for one in first.claims}
         assert len({one.id for one in (*first.claims, *second.claims)}) == 4
         store.roster.leave(worker)
         with pytest.raises(WorkerGone):
             store.exchange(worker, pickup, [end(one) for one in second.claims], 1)
         assert [see(store, one.id).state for one in second.claims] == [State.RUNNING] * 2
-        assert store.exchange(worker, pickup, [end(one) for one in second.claims], 0).accepted == {
+        assert store.exchange(worker, pickup, [end(one) for one in second.claims], 0).finished.accepted == {
             one.lease for one in second.claims
         }
 
