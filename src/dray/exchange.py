@@ -16,6 +16,8 @@ from dray.slots import Slots
 from dray.standing import Standing
 from dray.stock import Stock
 
+CLAIM_MOST = 500  # jobs in one claim: what one transaction locks shall not grow with how fast they are
+
 
 class Exchange:
     """How many jobs are taken, when ends are written, and what goes back unstarted.
@@ -57,7 +59,7 @@ class Exchange:
             return 0
         target = self._pace.target()
         waiting = lined_up(self._items.values()) if self._intake.leads else 0
-        wanted = target - (len(self._items) - waiting) + leaving
+        wanted = min(target - (len(self._items) - waiting) + leaving, CLAIM_MOST)
         if self._limits.max_jobs is not None:
             wanted = min(wanted, self._limits.max_jobs - self._stock.counted)
         if self._limits.max_cycles is not None and self._intake.looks >= self._limits.max_cycles:
@@ -70,7 +72,7 @@ class Exchange:
         asked = self._recount(worker_id) or self._take_those_named(worker_id)
         writes = self._finisher.owes or self._is_flush_due()
         began = time.monotonic()
-        finishes = self.collect(began) if writes else []
+        finishes = self.collect(began, self._pace.at_once()) if writes else []
         may_take = self._intake.wait(began) <= 0 and self.may_start()
         wanted = self.wants(leaving=len(finishes)) if may_take else 0
         if wanted > 0:
@@ -115,14 +117,19 @@ class Exchange:
         if not done:
             return False
         more = self._slots.buffered() or (self._intake.leads and lined_up(self._items.values()))
-        return not more or self._pace.is_flush_due(len(done), time.monotonic() - done[0].ended)
+        return not more or self.flush_in(time.monotonic()) <= 0
 
-    def collect(self, now: float) -> list[Finish]:
-        """What has ended since the last write, judged."""
+    def flush_in(self, now: float) -> float:
+        """Seconds until what has ended is written."""
+        done = self._slots.done
+        return self._pace.flush_in(len(done), now - done[0].ended) if done else float("inf")
+
+    def collect(self, now: float, most: int | None = None) -> list[Finish]:
+        """What has ended since the last write, judged; so many at most (None: all)."""
         self._flush()
         if any(item.stop for item in list(self._slots.done)):
             self._standing.retire("a task asked for it")
-        finishes = self._finisher.judge(self._slots.done, now)
+        finishes = self._finisher.judge(self._slots.done, now, most)
         self._stock.counted -= sum(not one.started for one in finishes)
         self._pace.finished(len(finishes), now)
         return finishes

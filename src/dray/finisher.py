@@ -49,12 +49,10 @@ class Finisher:
         """Whether an earlier write has to be repeated."""
         return bool(self._unknown) or self._clock() >= self._again_at
 
-    def judge(self, done: deque[Item], now: float) -> list[Finish]:
-        """Decide what becomes of everything that has ended; takes it out of `done`."""
-        finishes, tells = [], events.heard(FINISHED)
-        while done:
-            finishes.append(self._judge(done.popleft(), now, tells))
-        return finishes
+    def judge(self, done: deque[Item], now: float, most: int | None = None) -> list[Finish]:
+        """Decide what becomes of what has ended, of so many at most (None: of all); takes them out of `done`."""
+        tells, number = events.heard(FINISHED), len(done)
+        return [self._judge(done.popleft(), now, tells) for _ in range(number if most is None else min(number, most))]
 
     def _judge(self, item: Item, now: float, tells: bool) -> Finish:
         assert item.outcome is not None

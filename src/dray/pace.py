@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 AHEAD = 0.1  # seconds of work that are fetched ahead
 FLUSH_AFTER = (0.005, 0.05)  # seconds an outcome waits for others before it is written: at least, at most
-FLUSH_AT = 200  # outcomes that are written at once
+FLUSH_AT = 200  # outcomes that wait for no others
 STALE_AFTER = 2.0  # seconds a fetched job waits for a slot before others may have it
 FIRST_POLL, LAST_POLL = 0.02, 1.5  # seconds between looks of an idle worker: soon at first, then more seldom
 UNWOKEN_POLL = 0.08  # the most where nobody wakes it: an urgent job starts within a tenth of a second all the same
@@ -47,9 +47,13 @@ class Pace:
         """Take note of what a write cost: half of the time at most goes into writing."""
         self.flush_after = min(max(seconds, FLUSH_AFTER[0]), FLUSH_AFTER[1])
 
-    def is_flush_due(self, count: int, age: float) -> bool:
-        """Whether so many outcomes, the oldest of this age in seconds, are written now."""
-        return count >= FLUSH_AT or age >= self.flush_after
+    def flush_in(self, count: int, age: float) -> float:
+        """Seconds until so many outcomes, the oldest of this age in seconds, are written; 0 or less: now."""
+        return 0.0 if count >= FLUSH_AT else self.flush_after - age
+
+    def at_once(self) -> int:
+        """How many outcomes one transaction writes at most: half of what is here, so that the other half can run meanwhile."""
+        return max(FLUSH_AT, self.target() // 2)
 
     def idle(self) -> None:
         """Nothing runs: time that passes now says nothing about speed."""

@@ -136,7 +136,7 @@ class Settings:
     queues: Mapping[str, int] = _table_setting(QUEUES, "all queues there are, with their weights; not set: any name will do")
     routes: Mapping[str, str] = _table_setting(ROUTES, "which task goes to which queue, whatever the task itself says")
     priorities: tuple[int, ...] = _setting((), PRIORITY_LIST, "all priorities there are; not set: 0 to 999")
-    prefetch: int = _setting(500, whole_number(0), "most jobs a worker fetches ahead")
+    prefetch: int = _setting(1000, whole_number(0), "most jobs a worker fetches ahead")
     beat: float = _setting(5.0, TIME_ABOVE_ZERO, "time between signs of life of a worker; not set: ttl/6")
     ttl: float = _setting(30.0, TIME_ABOVE_ZERO, "a worker silent for this long is dead, its jobs are rescued")
     grace: float = _setting(30.0, TIME, "time running jobs get at shutdown before they are released")
@@ -222,7 +222,7 @@ def load(
     """Gather the settings: defaults, the file, `DRAY_*`, then `explicit`, where None means not given.
 
     >>> load({"ttl": "1m"}, environ={"DRAY_CONCURRENCY": "4"}).explain()[5:8]
-    [('concurrency', '4', 'DRAY_CONCURRENCY'), ('prefetch', '500', 'default'), ('beat', '10s', 'ttl/6')]
+    [('concurrency', '4', 'DRAY_CONCURRENCY'), ('prefetch', '1000', 'default'), ('beat', '10s', 'ttl/6')]
     """
     environ = os.environ if environ is None else environ
     file, table = _find_file(Path.cwd() if cwd is None else Path(cwd).absolute())

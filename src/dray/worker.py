@@ -248,7 +248,7 @@ class Worker:
         now = time.monotonic()
         pauses = [GLANCE] if self.items else []
         if self.slots.done:
-            pauses.append(self.slots.done[0].ended + self._pace.flush_after - now)
+            pauses.append(self._exchange.flush_in(now))
         if self._would_take():
             pauses.append(self._intake.wait(now))
         else:  # what may not be started is not looked for, however many hints there are

@@ -43,14 +43,20 @@ def test_an_idle_worker_looks_more_and_more_seldom_and_soon_again_once_there_was
 
 def test_outcomes_are_written_after_a_moment_or_when_they_are_many() -> None:
     pace = Pace(concurrency=1, most=1)
-    assert not pace.is_flush_due(1, 0.0)
-    assert pace.is_flush_due(FLUSH_AT, 0.0)
-    assert pace.is_flush_due(1, FLUSH_AFTER[0])
+    assert pace.flush_in(1, 0.0) > 0
+    assert pace.flush_in(FLUSH_AT, 0.0) <= 0
+    assert pace.flush_in(1, FLUSH_AFTER[0]) <= 0
 
 
 def test_where_writing_is_dear_it_is_done_more_seldom_but_not_too_seldom() -> None:
     pace = Pace(concurrency=1, most=1)
     pace.wrote(0.02)
-    assert not pace.is_flush_due(1, 0.01)
+    assert pace.flush_in(1, 0.01) > 0
     pace.wrote(60.0)
-    assert pace.is_flush_due(1, FLUSH_AFTER[1])
+    assert pace.flush_in(1, FLUSH_AFTER[1]) <= 0
+
+
+def test_the_half_of_what_is_here_runs_while_the_other_half_is_written() -> None:
+    fast = after(Pace(concurrency=10, most=1000), jobs=1000, seconds=0.05)
+    assert (fast.target(), fast.at_once()) == (1010, 505)
+    assert Pace(concurrency=10, most=1000).at_once() == FLUSH_AT

@@ -18,7 +18,7 @@ def loaded(cwd: Path, explicit: dict[str, Any] | None = None, **environ: str) ->
 def test_without_anything_the_defaults_hold(tmp_path: Path) -> None:
     settings = loaded(tmp_path)
     assert settings.database_url == "sqlite:///dray.db"
-    assert (settings.concurrency, settings.prefetch, settings.beat, settings.ttl) == (10, 500, 5.0, 30.0)
+    assert (settings.concurrency, settings.prefetch, settings.beat, settings.ttl) == (10, 1000, 5.0, 30.0)
     assert (settings.keep_succeeded, settings.keep_failed) == (7 * DAY, 90 * DAY)
     assert (settings.create_tables, settings.schema, settings.app, settings.file) == (None, None, None, None)
     assert {source for _, _, source in settings.explain()} == {"default"}
@@ -56,7 +56,7 @@ def test_dray_toml_wins_over_pyproject_beside_it_and_the_nearest_folder_wins(tmp
     (tmp_path / "pyproject.toml").write_text('[tool.dray]\napp = "wrong:app"\nprefetch = 7\n')
     (tmp_path / "dray.toml").write_text('app = "right:app"\n')
     assert loaded(tmp_path).app == "right:app"
-    assert loaded(tmp_path).prefetch == 500
+    assert loaded(tmp_path).prefetch == 1000
     below = tmp_path / "below"
     below.mkdir()
     (below / "pyproject.toml").write_text('[tool.dray]\napp = "nearest:app"\n')
