@@ -10,7 +10,7 @@ import click
 
 from dray import probe
 from dray.cli.options import PATH, duration, option, setting, size, verb
-from dray.cli.work import open_to_work
+from dray.cli.work import open_to_work, spare_collections
 from dray.errors import BadOption
 from dray.folder import Folder
 from dray.limits import Limits
@@ -149,6 +149,7 @@ def worker(
         port.serve(probe_port, working.vital.facts)
     if probe_file is not None:
         probe.write(probe_file, working.vital.facts)
+    spare_collections()
     with under_tender(line, working):
         code = working.run()
     end_by(LINGERS, code)
