@@ -78,15 +78,22 @@ class Exchange:
         if wanted > 0:
             self._intake.look()
         if writes:
-            claims = self._finisher.write(finishes, worker_id, self._intake.pickup, wanted)
+            # While the database works, this thread does not need the interpreter, and so the slots have it for themselves.
+            claims = self._finisher.write(finishes, worker_id, self._intake.pickup, wanted, begun=self._stock.start)
+            self._stock.start()
             self._pace.wrote(time.monotonic() - began)
         else:
             claims = self._intake.take(worker_id, wanted) if wanted > 0 else []
-        self._stock.give(worker_id, claims)
+        self._stock.give(worker_id, claims, later=self.flush_in(time.monotonic()) <= 0)
         if wanted > 0 and self._intake.took(len(claims), wanted) and not self._items:
             self._nothing_to_do()
         self._stock.run_alone()
         return asked or writes or wanted > 0
+
+    def doubt(self) -> None:
+        """The database did not answer: what was asked may have happened; and what is here can run meanwhile."""
+        self._intake.doubt()
+        self._stock.start()
 
     def _take_those_named(self, worker_id: int) -> bool:
         """Take the next of those that were asked for by name, one after the other; at the end of them it is done."""

@@ -91,8 +91,15 @@ class Finisher:
         """Give up running jobs: they go back, uncounted, to be started elsewhere."""
         return [Finish(item.claim, decide(item.claim, HandedBack(why=why)), started=False) for item in items]
 
-    def write(self, finishes: Sequence[Finish], worker_id: int, pickup: Pickup, wanted: int) -> list[Claim]:
-        """Write ends and claim up to `wanted` jobs, in one transaction.
+    def write(
+        self,
+        finishes: Sequence[Finish],
+        worker_id: int,
+        pickup: Pickup,
+        wanted: int,
+        begun: Callable[[], None] = lambda: None,
+    ) -> list[Claim]:
+        """Write ends and claim up to `wanted` jobs, in one transaction; `begun` is called when that has begun.
 
         Whatever the database raises goes on to the caller; the ends are kept, and written with the next call.
         """
@@ -105,7 +112,7 @@ class Finisher:
             return self._store.claim(worker_id, pickup, wanted) if wanted > 0 else []
         batch = self._unknown
         try:
-            result = self._store.exchange(worker_id, pickup, batch, wanted, again=again)
+            result = self._store.exchange(worker_id, pickup, batch, wanted, again=again, begun=begun)
         except WorkerGone:
             # The claim was refused, and the whole transaction with it; the ends are still good under their fences.
             self._settle(self._store.finish(batch, again=again))

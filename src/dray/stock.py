@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from dray.context import Context
 from dray.intake import PollIntake
-from dray.item import Item
+from dray.item import Item, line_of
 from dray.job import Claim, Finish, Lease
 from dray.lifecycle import ALONE_FROM
 from dray.slots import Slots
@@ -29,6 +29,7 @@ class Stock:
         self._intake, self._slots, self._write, self._forget = intake, slots, write, forget
         self.items: dict[int, Item] = {}  # by job
         self.counted = 0  # jobs claimed, less those that came back unstarted
+        self._held_back: list[Item] = []  # they go to the slots at the next `start`
         self._alone: list[Item] = []  # jobs that must run with nothing beside them
         self._solo: Item | None = None  # the one of them that was started last
 
@@ -37,8 +38,9 @@ class Stock:
         """Whether a job is here that has to be run alone: then nothing more is claimed."""
         return bool(self._alone) or (self._solo is not None and self._solo.claim.id in self.items)
 
-    def give(self, worker_id: int, claims: Sequence[Claim], *, alone: bool = False) -> None:
-        """Take what was claimed, and let it start. `alone`: without those behind it in its group."""
+    def give(self, worker_id: int, claims: Sequence[Claim], *, alone: bool = False, later: bool = False) -> None:
+        """Take what was claimed, and let it start, or `later`, with the next `start`. `alone`: without those behind it in its
+        group."""
         ordinary: list[Item] = []
         try:
             for claim in claims:
@@ -51,8 +53,15 @@ class Stock:
                     self._line_up(worker_id, item)
         finally:
             # Also when the database was away while somebody was lined up: what is here and in no slot would run for ever.
-            if ordinary:
-                self._slots.start(ordinary)
+            self._held_back += ordinary
+            if not later:
+                self.start()
+
+    def start(self) -> None:
+        """Let go to the slots what was held back."""
+        if self._held_back:
+            held, self._held_back = self._held_back, []
+            self._slots.start(held)
 
     def receive(self, claim: Claim) -> Item:
         """Take it without letting it start."""
@@ -73,7 +82,9 @@ class Stock:
 
     def take_unstarted(self) -> list[Item]:
         """Take away what no slot has; nobody will start it any more."""
-        waiting, self._alone = [*self._slots.take_back(), *self._alone], []
+        held = [one for item in self._held_back for one in line_of(item)]
+        waiting = [*self._slots.take_back(), *held, *self._alone]
+        self._held_back, self._alone = [], []
         return waiting
 
     def forget_unstarted(self) -> None:

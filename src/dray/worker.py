@@ -296,10 +296,10 @@ class Worker:
 
     def _is_away(self, error: StoreError) -> None:
         """The database does not do what was asked: wait a moment, to try the same again."""
+        self._exchange.doubt()
         deadline = time.monotonic() + self._outage.goes_on(self.worker_id, error)
         while not self.standing.is_late and (left := deadline - time.monotonic()) > 0:
             self._inbox.wait(left)
-        self._intake.doubt()
 
     def _lose(self) -> None:
         self._lost = True

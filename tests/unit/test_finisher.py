@@ -34,7 +34,14 @@ class Scripted:
         self.written: list[tuple[int, str | None, bool]] = []  # id, result, and whether it was said to be another try
 
     def exchange(
-        self, worker_id: int, pickup: object, finishes: Sequence[Finish], limit: int, *, again: bool = False
+        self,
+        worker_id: int,
+        pickup: object,
+        finishes: Sequence[Finish],
+        limit: int,
+        *,
+        again: bool = False,
+        begun: object = None,
     ) -> Exchange:
         return Exchange(self.finish(finishes, again=again), [])
 

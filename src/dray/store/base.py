@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
@@ -143,10 +143,18 @@ class EngineStore(Protocol):
         ...
 
     def exchange(
-        self, worker_id: int, pickup: Pickup, finishes: Sequence[Finish], limit: int, *, again: bool = False
+        self,
+        worker_id: int,
+        pickup: Pickup,
+        finishes: Sequence[Finish],
+        limit: int,
+        *,
+        again: bool = False,
+        begun: Callable[[], None] = lambda: None,
     ) -> Exchange:
         """Finish and claim in one transaction: both or none. Raises WorkerGone rather than give anything to a worker that is
-        not alive; then nothing has been finished either."""
+        not alive; then nothing has been finished either. `begun` is called when the transaction has begun: from then on the
+        caller mostly waits for the database."""
         ...
 
     def finish(self, finishes: Sequence[Finish], *, again: bool = False) -> Finished:

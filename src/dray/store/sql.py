@@ -231,14 +231,22 @@ class SqlStore:
         return self.database.once(lambda connection: held(connection, self.tables, worker_id, known))
 
     def exchange(
-        self, worker_id: int, pickup: Pickup, finishes: Sequence[Finish], limit: int, *, again: bool = False
+        self,
+        worker_id: int,
+        pickup: Pickup,
+        finishes: Sequence[Finish],
+        limit: int,
+        *,
+        again: bool = False,
+        begun: Callable[[], None] = lambda: None,
     ) -> Exchange:
-        """End runs and claim the next in one transaction."""
+        """End runs and claim the next in one transaction. `begun` is called when that has begun, with each try."""
         if not finishes:
             return Exchange(Finished([], set(), []), self.claim(worker_id, pickup, limit))
         lanes = _lanes(pickup)
 
         def work(connection: Connection) -> tuple[Exchange, Owed]:
+            begun()
             done = finish(connection, self.tables, finishes, again=again)
             claims = claim(connection, self.tables, worker_id, lanes, limit) if limit > 0 else []
             return Exchange(done.finished, claims), done.owed
