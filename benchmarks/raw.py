@@ -140,7 +140,7 @@ def claimed(raw: Raw, worker: int) -> list[Any]:
 
 
 def _end(raw: Raw, taken: list[Any]) -> None:
-    ended = [(row[0], row[1], 10, 0, 0, 1, 1, *[None] * len(history.COST)) for row in taken]
+    ended = [(row[0], row[1], 1, 1, *[None] * len(history.COST)) for row in taken]
     (document_of_all,) = packed(raw.tables, history._FIELDS, ended)
     if raw.dialect.name == "postgresql":
         raw.run(history._move_statement(raw.tables, plain=True), doc=document_of_all).fetchall()

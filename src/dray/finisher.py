@@ -15,7 +15,7 @@ from dray.job import Change, Claim, Done, Failed, Finish, Flag, HandedBack, Leas
 from dray.lifecycle import await_children, decide
 from dray.redact import redact
 from dray.runner import Runner
-from dray.store.base import EngineStore, Finished, Pickup
+from dray.store.base import EngineStore, Finished, Pickup, unheard
 from dray.tally import Tally
 
 FINISHED = "job.finished"
@@ -97,7 +97,7 @@ class Finisher:
         worker_id: int,
         pickup: Pickup,
         wanted: int,
-        begun: Callable[[], None] = lambda: None,
+        begun: Callable[[], None] = unheard,
     ) -> list[Claim]:
         """Write ends and claim up to `wanted` jobs, in one transaction; `begun` is called when that has begun.
 

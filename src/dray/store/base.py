@@ -11,6 +11,10 @@ from dray.selection import Choice, TaskFilter
 from dray.store.board import Bell, CareBoard, ChoreBoard, FleetBoard, NoticeBoard, OrderBoard, RollupBoard
 
 
+def unheard() -> None:
+    """What is told to nobody."""
+
+
 class Finished(NamedTuple):
     """What a batch of ends came to. `refused`: those whose lease was lost, of which mostly there are none."""
 
@@ -150,7 +154,7 @@ class EngineStore(Protocol):
         limit: int,
         *,
         again: bool = False,
-        begun: Callable[[], None] = lambda: None,
+        begun: Callable[[], None] = unheard,
     ) -> Exchange:
         """Finish and claim in one transaction: both or none. Raises WorkerGone rather than give anything to a worker that is
         not alive; then nothing has been finished either. `begun` is called when the transaction has begun: from then on the

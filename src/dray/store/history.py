@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from sqlalchemy import Connection
 
-from dray.job import Change, Finish, Flag, Lease, Usage
+from dray.job import Finish, Flag, Lease, State, Usage
 from dray.lifecycle import SUCCEEDED
 from dray.store.codes import STATE, document
 from dray.store.rows import Value, by_leases, lease_document, packed, storable
@@ -16,31 +16,36 @@ from dray.store.tables import Tables
 RUNS = "j.state + 0 = 1"
 BY_ID = " AND j.id = ANY(ARRAY(SELECT d.i FROM {rows}))"  # for PostgreSQL: an array and not only a join, as for a claim
 
-# What the last run cost: nothing, where there was none.
+# What the last run cost: nothing, where there was none. To find a field takes SQLite longer than all that is done with it, so
+# that two sizes in memory travel as one number.
+COST = ("pd", "cp", "m", "k")
+_HALF = 32  # bits
+_FIRST, _SECOND = f"d.{{}} >> {_HALF}", f"d.{{}} & {(1 << _HALF) - 1}"
 LAST_RUN = {
     "pid": "d.pd",
     "cpu_us": "d.cp",
-    "memory_before": "d.m0",
-    "memory_after": "d.m1",
-    "peak_before": "d.k0",
-    "peak_after": "d.k1",
+    "memory_before": _FIRST.format("m"),
+    "memory_after": _SECOND.format("m"),
+    "peak_before": _FIRST.format("k"),
+    "peak_after": _SECOND.format("k"),
 }
-COST = ("pd", "cp", "m0", "m1", "k0", "k1")
 _NO_COST = (None,) * len(COST)
 
 _FIELDS = {
     "i": "int",
     "f": "int",
-    "s": "int",
-    "b": "int",  # attempts given back
-    "c": "int",  # crashes added
     "ra": "int",  # microseconds it ran; null: it never started
     "ea": "int",  # microseconds since it ended
     **dict.fromkeys(COST, "int"),
 }
-# What most ends do not say. Batches without any of it have a statement of their own: to read a field that is not there costs
-# a database as much as one that is.
-_RARE = dict.fromkeys(("r", "p", "e", "n", "md"), "text") | {"fl": "int"}  # the flags are added
+# What there is to say of an end that is no plain success. Batches of nothing else have a statement of their own.
+_RARE = {
+    "s": "int",
+    "b": "int",  # attempts given back
+    "c": "int",  # crashes added
+    "fl": "int",  # flags added
+    **dict.fromkeys(("r", "p", "e", "n", "md"), "text"),
+}
 # How a column of an ended job is made; every other column is taken over as it is.
 _ENDED = {
     "state": "d.s",
@@ -60,7 +65,11 @@ _ENDED = {
     "metadata": "COALESCE(d.md, j.metadata)",
     **{name: f"CASE WHEN d.pd IS NULL THEN j.{name} ELSE {new} END" for name, new in LAST_RUN.items()},
 }
-_PLAIN = dict.fromkeys(("result", "report", "error", "note"), "NULL") | {"flags": "j.flags", "metadata": "j.metadata"}
+_PLAIN = {
+    **dict.fromkeys(("result", "report", "error", "note"), "NULL"),
+    **{name: f"j.{name}" for name in ("attempt", "crashes", "flags", "metadata")},
+    "state": str(STATE[State.SUCCEEDED]),
+}
 
 
 def move(connection: Connection, tables: Tables, ending: Sequence[Finish]) -> set[Lease]:
@@ -145,22 +154,13 @@ def _packed(tables: Tables, ending: Sequence[Finish], *, plain: bool) -> Iterabl
 
 
 def _is_plain(one: Finish) -> bool:
-    return (one.change is SUCCEEDED or _says_nothing(one.change)) and one.metadata is None
-
-
-def _says_nothing(change: Change) -> bool:
-    said = change.result, change.report, change.error, change.note
-    return not change.told and all(one is None for one in said)
+    return one.change is SUCCEEDED and one.metadata is None
 
 
 def _row(one: Finish) -> tuple[Value, ...]:
-    claim, change = one.claim, one.change
     return (
-        claim.id,
-        claim.fence,
-        STATE[change.state],
-        0 if change.counted else 1,
-        1 if change.crashed else 0,
+        one.claim.id,
+        one.claim.fence,
         round(one.ran * 1_000_000) if one.started else None,
         round(one.ended_ago * 1_000_000),
         *cost(one.usage),
@@ -170,12 +170,15 @@ def _row(one: Finish) -> tuple[Value, ...]:
 def _rare(one: Finish) -> tuple[Value, ...]:
     change = one.change
     return (
+        STATE[change.state],
+        0 if change.counted else 1,
+        1 if change.crashed else 0,
+        int(Flag.TOLD) if change.told else None,
         change.result,
         None if change.report is None else change.report.to_json(),
         storable(change.error),
         storable(change.note),
         one.metadata,
-        int(Flag.TOLD) if change.told else None,
     )
 
 
@@ -183,8 +186,13 @@ def cost(usage: Usage | None) -> tuple[Value, ...]:
     """What a run cost, in the order of `COST`."""
     if usage is None:
         return _NO_COST
-    pid, cpu, *memory = usage
-    return (pid, None if cpu is None else round(cpu * 1_000_000), *memory)
+    pid, cpu, before, after, peak_before, peak_after = usage
+    return (
+        pid,
+        None if cpu is None else round(cpu * 1_000_000),
+        before << _HALF | after,
+        peak_before << _HALF | peak_after,
+    )
 
 
 def _given(*, plain: bool) -> tuple[dict[str, str], dict[str, str]]:

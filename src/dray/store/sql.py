@@ -17,7 +17,7 @@ from dray.store import schema as schemas
 from dray.store.add import add, is_one_statement, spawners_of
 from dray.store.agenda import Agenda, agenda
 from dray.store.attempts import record
-from dray.store.base import Exchange, Finished, Pickup
+from dray.store.base import Exchange, Finished, Pickup, unheard
 from dray.store.caller import Announcer, connection_of
 from dray.store.claim import claim, claim_anywhere, held
 from dray.store.connect import Database
@@ -238,7 +238,7 @@ class SqlStore:
         limit: int,
         *,
         again: bool = False,
-        begun: Callable[[], None] = lambda: None,
+        begun: Callable[[], None] = unheard,
     ) -> Exchange:
         """End runs and claim the next in one transaction. `begun` is called when that has begun, with each try."""
         if not finishes:
