@@ -21,7 +21,7 @@ from dray.job import name_hash
 from dray.store import claim, history
 from dray.store.codes import document
 from dray.store.dialects import host_clock
-from dray.store.rows import packed
+from dray.store.rows import bound, packed
 
 BATCH = 500  # jobs in one transaction
 ARGS = claim.CLAIM_COLUMNS.index("args")  # where they stand in a row that was claimed
@@ -141,11 +141,16 @@ def claimed(raw: Raw, worker: int) -> list[Any]:
 
 def _end(raw: Raw, taken: list[Any]) -> None:
     ended = [(row[0], row[1], 1, 1, *[None] * len(history.COST)) for row in taken]
-    (document_of_all,) = packed(raw.tables, history._FIELDS, ended)
-    if raw.dialect.name == "postgresql":
-        raw.run(history._move_statement(raw.tables, plain=True), doc=document_of_all).fetchall()
-        return
-    raw.run(history._copy_statement(raw.tables, plain=True), doc=document_of_all)
+    if raw.dialect.name == "sqlite":
+        for some in bound(ended, len(history._FIELDS)):
+            statement = history._copy_bound_statement(raw.tables, some.size, plain=True)
+            raw.cursor.execute(statement, (*some.values, host_clock()))
+    else:
+        (document_of_all,) = packed(raw.tables, history._FIELDS, ended)
+        if raw.dialect.name == "postgresql":
+            raw.run(history._move_statement(raw.tables, plain=True), doc=document_of_all).fetchall()
+            return
+        raw.run(history._copy_statement(raw.tables, plain=True), doc=document_of_all)
     raw.run(raw.dialect.delete_ids("{jobs}"), doc=document(row[0] for row in taken))
 
 

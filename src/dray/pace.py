@@ -11,7 +11,8 @@ FLUSH_AT = 200  # outcomes that wait for no others
 STALE_AFTER = 2.0  # seconds a fetched job waits for a slot before others may have it
 FIRST_POLL, LAST_POLL = 0.02, 1.5  # seconds between looks of an idle worker: soon at first, then more seldom
 UNWOKEN_POLL = 0.08  # the most where nobody wakes it: an urgent job starts within a tenth of a second all the same
-GROWTH = 1.5
+GROWTH = 1.5  # of the pause from one of them to the next
+LEAP = 4  # times the speed that is hoped for when nothing was left to do
 
 
 @dataclass(slots=True)
@@ -42,6 +43,11 @@ class Pace:
             # Quick to believe in slowness: what was fetched for a speed that is gone waits for nothing.
             self.rate = latest if latest < self.rate else (self.rate + latest) / 2
             self._counted, self._since = 0, now
+
+    def ran_dry(self, now: float) -> None:
+        """All that was here has ended before more came, and there is more: how fast it could go nobody has seen yet."""
+        self.rate = min(max(LEAP * self.rate, self.concurrency / AHEAD), self.most / AHEAD)
+        self._counted, self._since = 0, now
 
     def wrote(self, seconds: float) -> None:
         """Take note of what a write cost: half of the time at most goes into writing."""

@@ -60,3 +60,14 @@ def test_the_half_of_what_is_here_runs_while_the_other_half_is_written() -> None
     fast = after(Pace(concurrency=10, most=1000), jobs=1000, seconds=0.05)
     assert (fast.target(), fast.at_once()) == (1010, 505)
     assert Pace(concurrency=10, most=1000).at_once() == FLUSH_AT
+
+
+def test_who_has_run_dry_hopes_for_more_and_is_soon_told_better() -> None:
+    pace = Pace(concurrency=10, most=1000)
+    targets = []
+    for turn in range(5):
+        pace.ran_dry(turn / 1000)
+        targets.append(pace.target())
+    assert targets == [20, 50, 170, 650, 1010]
+    pace.finished(10, 1.0)
+    assert pace.target() < 15

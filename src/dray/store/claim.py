@@ -226,9 +226,10 @@ def _claim_at_once(connection: Connection, tables: Tables, worker_id: int, lanes
 
 
 def _taken(rows: Sequence[Row[Any]], worker_id: int) -> list[Row[Any]]:
-    if not rows[0].alive:
+    first = rows[0]
+    if not first.alive:
         raise WorkerGone(worker_id)
-    return [row for row in rows if row.id is not None]
+    return [] if first.id is None else list(rows)
 
 
 def _of_tasks(tasks: TaskFilter, name: str) -> str:

@@ -135,8 +135,7 @@ class Dialect:
         return _rows(self.name, tuple(columns.items()), parameter)
 
     def packed(self, columns: Mapping[str, str], parameter: str = "doc") -> str:
-        """SQL: the same of rows that `rows.packed` gives: where values can be found by their place, which takes SQLite a third
-        of the time, they have no names."""
+        """SQL: the same of rows that `rows.packed` gives: they have no names where values can be found by their place."""
         return _rows(self.name, tuple(columns.items()), parameter, by_place=self.by_place)
 
     @property

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 from sqlalchemy import Connection
 
 from dray.job import Finish, Flag, Lease, State, Usage
 from dray.lifecycle import SUCCEEDED
 from dray.store.codes import STATE, document
-from dray.store.rows import Value, by_leases, lease_document, packed, storable
+from dray.store.rows import Value, bound, by_leases, lease_document, packed, storable, values
 from dray.store.tables import Tables
 
 # Still running, but not by the index of running jobs: that one is short only as long as nobody keeps an old snapshot open.
@@ -93,7 +94,7 @@ def _move_at_once(connection: Connection, tables: Tables, ending: Sequence[Finis
 def _move_alone(connection: Connection, tables: Tables, ending: Sequence[Finish]) -> set[Lease]:
     """Where nobody else writes meanwhile: what could be copied is what may be deleted."""
     lost: set[Lease] = set()
-    if _copy(connection, tables, ending) < len(ending):
+    if _copy_bound(connection, tables, ending) < len(ending):
         lost = _without(ending, lock_running(connection, tables, [one.claim.lease for one in ending]))
     _delete(connection, tables, [one for one in ending if one.claim.lease not in lost] if lost else ending)
     return lost
@@ -116,10 +117,24 @@ def _without(ending: Sequence[Finish], ours: Iterable[Lease]) -> set[Lease]:
     return {one.claim.lease for one in ending}.difference(ours)
 
 
-def _copy(connection: Connection, tables: Tables, ending: Sequence[Finish]) -> int:
+def _copy(connection: Connection, tables: Tables, ending: Sequence[Finish]) -> None:
     plain = all(map(_is_plain, ending))
     statement = tables.text(_copy_statement(tables, plain=plain))
-    return sum(connection.execute(statement, {"doc": part}).rowcount for part in _packed(tables, ending, plain=plain))
+    for part in _packed(tables, ending, plain=plain):
+        connection.execute(statement, {"doc": part})
+
+
+def _copy_bound(connection: Connection, tables: Tables, ending: Sequence[Finish]) -> int:
+    """The same on SQLite, to which each field that it has to find in a document is dearer than all it does with it: here its
+    values are bound. Gives how many rows these were."""
+    plain = all(map(_is_plain, ending))
+    fields, _ = _given(plain=plain)
+    copied = 0
+    for some in bound(_rows(ending, plain=plain), len(fields)):
+        statement = tables.kept(("copy", plain, some.size), partial(_copy_bound_statement, tables, some.size, plain=plain))
+        assert tables.clock is not None  # it has no clock of its own
+        copied += connection.exec_driver_sql(statement, (*some.values, tables.clock())).rowcount
+    return copied
 
 
 def _delete(connection: Connection, tables: Tables, ending: Sequence[Finish]) -> None:
@@ -149,8 +164,11 @@ _LOCK = "SELECT j.id, j.fence, j.flags FROM {rows} JOIN {jobs} j ON j.id = d.i A
 
 
 def _packed(tables: Tables, ending: Sequence[Finish], *, plain: bool) -> Iterable[str]:
-    rows = map(_row, ending) if plain else [_row(one) + _rare(one) for one in ending]
-    return packed(tables, _FIELDS if plain else _FIELDS | _RARE, rows)
+    return packed(tables, _given(plain=plain)[0], _rows(ending, plain=plain))
+
+
+def _rows(ending: Sequence[Finish], *, plain: bool) -> list[tuple[Value, ...]]:
+    return list(map(_row, ending)) if plain else [_row(one) + _rare(one) for one in ending]
 
 
 def _is_plain(one: Finish) -> bool:
@@ -218,16 +236,21 @@ def _move_statement(tables: Tables, *, plain: bool) -> str:
 
 def _copy_statement(tables: Tables, *, plain: bool) -> str:
     fields, ended = _given(plain=plain)
-    names, rows = tables.column_names, tables.dialect.packed(fields)
-    insert = f"INSERT INTO {{history}} ({', '.join(names)})"
-    values = ", ".join(ended.get(name, f"j.{name}") for name in names)
-    if tables.dialect.name == "mysql":
-        return (
-            f"{insert} SELECT {values} FROM (SELECT {{now}} AS now) AS t STRAIGHT_JOIN {rows}"
-            " STRAIGHT_JOIN {jobs} j ON j.id = d.i AND j.fence = d.f AND j.state = 1"
-        )
-    # MATERIALIZED: else a field is looked for in the document again wherever it is used.
     return (
-        f"{insert} WITH d AS MATERIALIZED (SELECT * FROM {rows}) SELECT {values} FROM (SELECT {{now}} AS now) AS t CROSS JOIN d"
+        f"{_into_history(tables, ended)} FROM (SELECT {{now}} AS now) AS t STRAIGHT_JOIN {tables.dialect.packed(fields)}"
+        " STRAIGHT_JOIN {jobs} j ON j.id = d.i AND j.fence = d.f AND j.state = 1"
+    )
+
+
+def _copy_bound_statement(tables: Tables, size: int, *, plain: bool) -> str:
+    fields, ended = _given(plain=plain)
+    statement = (
+        f"{_into_history(tables, ended)} FROM {values(fields, size)} CROSS JOIN (SELECT ? AS now) AS t"
         " JOIN {jobs} j ON j.id = d.i AND j.fence = d.f AND j.state = 1"
     )
+    return statement.format_map(tables.names())
+
+
+def _into_history(tables: Tables, ended: Mapping[str, str]) -> str:
+    names = tables.column_names
+    return f"INSERT INTO {{history}} ({', '.join(names)}) SELECT {', '.join(ended.get(name, f'j.{name}') for name in names)}"

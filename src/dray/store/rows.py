@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy import TextClause
@@ -52,6 +53,31 @@ def packed(tables: Tables, columns: Mapping[str, str], rows: Iterable[Sequence[V
         return _parts(list(rows))
     make = _record(tuple(columns))
     return _parts([make(*row) for row in rows])
+
+
+class Bound(NamedTuple):
+    """Values for a statement of so many rows."""
+
+    size: int
+    values: list[Value]
+
+
+SIZES = (1, 10, 100, 500)  # of statements: few, so that the driver keeps them all prepared
+
+
+def bound(rows: Sequence[Sequence[Value]], width: int) -> Iterator[Bound]:
+    """Rows for statements with the `values` of one of the SIZES; what is left over are rows of nulls."""
+    for start in range(0, len(rows), SIZES[-1]):
+        some = rows[start : start + SIZES[-1]]
+        size = next(size for size in SIZES if size >= len(some))
+        yield Bound(size, [*chain.from_iterable(some), *[None] * (width * (size - len(some)))])
+
+
+def values(columns: Collection[str], size: int) -> str:
+    """SQL: a table `d` of so many rows, each value of which is bound by itself."""
+    row = f"({', '.join('?' * len(columns))})"
+    names = ", ".join(f"column{place} AS {name}" for place, name in enumerate(columns, 1))
+    return f"(SELECT {names} FROM (VALUES {', '.join([row] * size)})) AS d"
 
 
 @cache

@@ -110,6 +110,7 @@ class Tables:
         self._texts: dict[str, TextClause] = {}
         self._queries: dict[str, TextualSelect] = {}
         self._made: dict[Hashable, Select[Any]] = {}
+        self._kept: dict[Hashable, str] = {}
         self.jobs = self._jobs()
         self.history = self._history()
         self.attempts = self._table(
@@ -358,6 +359,13 @@ class Tables:
         if query is None:
             query = self._made[name] = make()
         return query
+
+    def kept(self, name: Hashable, make: Callable[[], str]) -> str:
+        """The same of a statement in the driver's own words."""
+        statement = self._kept.get(name)
+        if statement is None:
+            statement = self._kept[name] = make()
+        return statement
 
     def _build(self, template: str) -> TextClause:
         now = self.dialect.now if self.clock is None else self.dialect.given_now
