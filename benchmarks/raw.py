@@ -134,7 +134,8 @@ def claimed(raw: Raw, worker: int) -> list[Any]:
         lock, take = claim._LOCK.replace("{rows}", rows), claim._TAKE_MYSQL
         taken = list(raw.run(lock, doc=document(id for (id,) in found), w=worker).fetchall())
     else:
-        taken = list(raw.run(claim._READ, **lane, w=worker).fetchall())
+        (read,) = raw.run(claim._AS_DOCUMENT.replace("{read}", claim._READ), **lane, w=worker).fetchone()
+        taken = msgspec.json.decode(read)
     raw.run(take.replace("{rows}", rows), doc=document(row[0] for row in taken), w=worker, at=at)
     return taken
 

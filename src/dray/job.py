@@ -153,7 +153,7 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
         return not self.waits and all(one is None for one in rare)
 
 
-class Claim(msgspec.Struct, frozen=True):
+class Claim(msgspec.Struct, frozen=True, array_like=True):
     """A running job as its worker has it: a fenced lease, and what is needed to run it and to judge the run."""
 
     id: int

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from operator import itemgetter
+from collections.abc import Collection, Iterable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -42,13 +42,9 @@ CLAIM_COLUMNS = [
     "threshold",
     "ready_at",
 ]
-_COLUMNS = [*CLAIM_COLUMNS, "queue_hash"]
-_RETURNED = ", ".join(f"j.{column}" for column in _COLUMNS)
-# By position: by name it takes several times as long, and there are hundreds of rows.
-_SOONEST = itemgetter(*map(_COLUMNS.index, ("priority", "ready_at", "id")))
-_LANE = itemgetter(*map(_COLUMNS.index, ("queue_hash", "priority")))
-_ID, _READY_AT, _CLAIMED_AT = (itemgetter(_COLUMNS.index(name)) for name in ("id", "ready_at", "claimed_at"))
-_TAKEN = [*_COLUMNS, "alive"]  # what a claim in one statement gives
+_RETURNED = ", ".join(f"j.{column}" for column in CLAIM_COLUMNS)
+_TAKEN = [*CLAIM_COLUMNS, "alive"]  # what a claim in one statement gives
+_SOONEST = attrgetter("priority", "ready_at", "id")
 
 FURTHEST = 10_000  # how deep in a lane is looked for jobs that no other claimer is at
 
@@ -67,17 +63,17 @@ def claim(
         lanes.sweep()
     fresh = lanes.refresh(connection, tables) or looked
     hinted = bool(lanes.floors)
-    rows = _timed(connection, tables, worker_id, lanes, limit)
-    if len(rows) < limit:
+    claims = _timed(connection, tables, worker_id, lanes, limit)
+    if len(claims) < limit:
         # Perhaps there are more below the floors, or in a lane that was empty a moment ago.
         deeper = hinted and lanes.may_sweep()
         if deeper:
             lanes.sweep()
         if deeper or not fresh:
             lanes.refresh(connection, tables, force=deeper or lanes.looks_are_cheap)
-            rows += _timed(connection, tables, worker_id, lanes, limit - len(rows))
-    lanes.filled = len(rows) >= limit
-    return _learn(lanes, rows, tables)
+            claims += _timed(connection, tables, worker_id, lanes, limit - len(claims))
+    lanes.filled = len(claims) >= limit
+    return _learn(lanes, claims, tables)
 
 
 def claim_anywhere(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, limit: int) -> list[Claim]:
@@ -88,12 +84,12 @@ def claim_anywhere(connection: Connection, tables: Tables, worker_id: int, lanes
     conditions, chosen = _chosen(lanes)
     template = _CLAIM_ANYWHERE.replace("{wanted}", conditions)
     values = {"n": limit, "w": worker_id, "first": lanes.first, **chosen}
-    rows = _taken(connection.execute(tables.query(template, _TAKEN), values).all(), worker_id)
+    claims = _taken(connection.execute(tables.query(template, _TAKEN), values).all(), worker_id)
     lanes.swept_in(lanes.clock() - lanes.swept)
-    lanes.filled = len(rows) >= limit
-    if rows:
+    lanes.filled = len(claims) >= limit
+    if claims:
         lanes.floors.clear()  # else they stay: when looks without them have become dear, they are all there is
-    return _learn(lanes, rows, tables)
+    return _learn(lanes, claims, tables)
 
 
 def _chosen(lanes: Lanes) -> tuple[str, dict[str, Any]]:
@@ -112,15 +108,16 @@ def _chosen(lanes: Lanes) -> tuple[str, dict[str, Any]]:
     return f" WHERE {' AND '.join(conditions)}" if conditions else "", values
 
 
-def _learn(lanes: Lanes, rows: list[Row[Any]], tables: Tables) -> list[Claim]:
+def _learn(lanes: Lanes, claims: list[Claim], tables: Tables) -> list[Claim]:
     """Put what was taken in order, and remember from where."""
     if lanes.choice is None:
-        rows.sort(key=_SOONEST)
+        claims.sort(key=_SOONEST)
     if tables.dialect.mvcc:
-        lanes.floors.update({_LANE(row): _READY_AT(row) for row in reversed(rows)})  # the last of a lane is its oldest
-    if rows:
-        lanes.first = _LANE(rows[0])[0] + 1  # behind this one: another queue's turn to be first
-    return [Claim(*row[: len(CLAIM_COLUMNS)]) for row in rows]
+        # The last of a lane is its oldest.
+        lanes.floors.update({(name_hash(one.queue), one.priority): one.ready_at or 0 for one in reversed(claims)})
+    if claims:
+        lanes.first = name_hash(claims[0].queue) + 1  # behind this one: another queue's turn to be first
+    return claims
 
 
 def held(connection: Connection, tables: Tables, worker_id: int, known: Collection[Lease]) -> list[Claim]:
@@ -134,20 +131,20 @@ def held(connection: Connection, tables: Tables, worker_id: int, known: Collecti
     return [claim for claim in (Claim(*row) for row in rows) if claim.lease not in known]
 
 
-def _timed(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, limit: int) -> list[Row[Any]]:
+def _timed(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, limit: int) -> list[Claim]:
     """Claim, and learn what it costs without floors."""
     if not lanes.known:
         return []
     sweeping = not lanes.floors
     started = lanes.clock()
-    rows = _claim(connection, tables, worker_id, lanes, limit)
+    claims = _claim(connection, tables, worker_id, lanes, limit)
     if sweeping:
         lanes.swept = lanes.clock()
         lanes.swept_in(lanes.swept - started)
-    return rows
+    return claims
 
 
-def _claim(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, limit: int) -> list[Row[Any]]:
+def _claim(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, limit: int) -> list[Claim]:
     if lanes.choice is None:
         return _claim_here(connection, tables, worker_id, lanes, limit)
     try:
@@ -158,23 +155,23 @@ def _claim(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes,
 
 def _claim_by_choice(
     connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, limit: int, choice: Choice
-) -> list[Row[Any]]:
-    rows: list[Row[Any]] = []
+) -> list[Claim]:
+    claims: list[Claim] = []
     queues = sorted({lane[0] for lane in lanes.in_order()})
-    while queues and len(rows) < limit:
+    while queues and len(claims) < limit:
         taken = []
-        for lanes.only, share in choice.shares(queues, limit - len(rows)):
+        for lanes.only, share in choice.shares(queues, limit - len(claims)):
             some = _claim_here(connection, tables, worker_id, lanes, share)
             taken.append(sorted(some, key=_SOONEST))
             if len(some) < share:
                 queues.remove(lanes.only)  # what it could not give, the others may
         if not taken:
             break
-        rows += spread(taken)
-    return rows
+        claims += spread(taken)
+    return claims
 
 
-def _claim_here(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, limit: int) -> list[Row[Any]]:
+def _claim_here(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, limit: int) -> list[Claim]:
     if tables.dialect.name == "postgresql":
         return _claim_at_once(connection, tables, worker_id, lanes, limit)
     return _claim_in_steps(connection, tables, worker_id, lanes, limit)
@@ -212,7 +209,7 @@ _BY_TURNS = "(SELECT q, p FROM lane{wanted} ORDER BY p, q < CAST(:first AS numer
 _CLAIM_ANYWHERE = f"WITH {SKIP_SCAN}, " + _CHOSEN.replace("{floor}", " AND ready_at >= 0").replace("{rows}", _BY_TURNS)
 
 
-def _claim_at_once(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, limit: int) -> list[Row[Any]]:
+def _claim_at_once(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, limit: int) -> list[Claim]:
     source = "(SELECT * FROM " + tables.dialect.rows({"o": "int", "q": "int", "p": "int", "f": "int"}) + " ORDER BY o) d"
     template = _CLAIM_AT_ONCE
     if lanes.tasks:
@@ -225,11 +222,15 @@ def _claim_at_once(connection: Connection, tables: Tables, worker_id: int, lanes
     return _taken(connection.execute(statement, values).all(), worker_id)
 
 
-def _taken(rows: Sequence[Row[Any]], worker_id: int) -> list[Row[Any]]:
+def _taken(rows: Sequence[Row[Any]], worker_id: int) -> list[Claim]:
     first = rows[0]
     if not first.alive:
         raise WorkerGone(worker_id)
-    return [] if first.id is None else list(rows)
+    return [] if first.id is None else _claims(rows)
+
+
+def _claims(rows: Iterable[Row[Any]]) -> list[Claim]:
+    return [Claim(*row[: len(CLAIM_COLUMNS)]) for row in rows]
 
 
 def _of_tasks(tasks: TaskFilter, name: str) -> str:
@@ -266,42 +267,44 @@ _TAKE = f"UPDATE {{jobs}} {_SET} id IN (SELECT d.i FROM {{rows}})"
 _TAKE_MYSQL = f"UPDATE {{rows}} STRAIGHT_JOIN {{jobs}} j FORCE INDEX (PRIMARY) ON j.id = d.i {_SET} j.state = 0"
 
 
-def _claim_in_steps(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, limit: int) -> list[Row[Any]]:
+def _claim_in_steps(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, limit: int) -> list[Claim]:
     """Where one statement cannot do it: read the rows as they will be, where there are others under a lock, and take them."""
     check_alive(connection, tables, worker_id)
     in_lane = _lock_in_lane if tables.dialect.skip_locked else _read_in_lane
-    rows: list[Row[Any]] = []
+    claims: list[Claim] = []
     for lane in lanes.in_order():
-        wanted = limit - len(rows)
+        wanted = limit - len(claims)
         if wanted <= 0:
             break
-        rows += in_lane(connection, tables, worker_id, lanes, lane, wanted)
-    if rows:
+        claims += in_lane(connection, tables, worker_id, lanes, lane, wanted)
+    if claims:
         take = _TAKE_MYSQL if tables.dialect.name == "mysql" else _TAKE
-        ids, claimed_at = document(map(_ID, rows)), _CLAIMED_AT(rows[0])
-        statement = tables.text(take.replace("{rows}", tables.dialect.ids()))
-        connection.execute(statement, {"doc": ids, "w": worker_id, "at": claimed_at})
-    return rows
+        values = {"doc": document(one.id for one in claims), "w": worker_id, "at": claims[0].claimed_at}
+        connection.execute(tables.text(take.replace("{rows}", tables.dialect.ids())), values)
+    return claims
 
 
-def _read_in_lane(
-    connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, lane: Lane, wanted: int
-) -> list[Row[Any]]:
+def _read_in_lane(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, lane: Lane, wanted: int) -> list[Claim]:
     """Read the first as they will be, where nobody else writes meanwhile."""
     template = _READ
     if lanes.tasks:
-        template = (
-            f"SELECT {_AS_TAKEN} FROM {{jobs}} j WHERE j.id IN ({_of_wanted(_CANDIDATES, lanes.tasks)}) ORDER BY ready_at, id"
-        )
+        template = f"SELECT {_AS_TAKEN} FROM {{jobs}} j WHERE j.id IN ({_of_wanted(_CANDIDATES, lanes.tasks)})"
     values = {"q": lane[0], "p": lane[1], "f": lanes.floors.get(lane, 0), "n": wanted, "w": worker_id}
-    return list(connection.execute(tables.query(template, _COLUMNS), values).all())
+    read = connection.execute(tables.text(_AS_DOCUMENT.replace("{read}", template)), values).scalar_one()
+    try:
+        return _CLAIMS.decode(read)
+    except msgspec.ValidationError:  # a hand has written something else into one of them, which is found out later
+        return [Claim(*row) for row in msgspec.json.decode(read)]
 
 
-def _lock_in_lane(
-    connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, lane: Lane, wanted: int
-) -> list[Row[Any]]:
+# In one value: row by row, the driver would hand the interpreter to the other threads after each of them.
+_AS_DOCUMENT = f"SELECT json_group_array(json_array({', '.join(CLAIM_COLUMNS)})) FROM ({{read}})"
+_CLAIMS = msgspec.json.Decoder(list[Claim])
+
+
+def _lock_in_lane(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, lane: Lane, wanted: int) -> list[Claim]:
     """Lock the first that no other claimer is at. While there are more, no less urgent lane is turned to."""
-    locked: list[Row[Any]] = []
+    locked: list[Claim] = []
     seen: set[int] = set()
     reach = wanted
     while True:
@@ -332,12 +335,12 @@ def _of_wanted(template: str, tasks: TaskFilter) -> str:
     return f"SELECT x.id FROM ({deep}) x WHERE {_of_tasks(tasks, 'x')} ORDER BY x.ready_at, x.id LIMIT :n"
 
 
-def _lock(connection: Connection, tables: Tables, worker_id: int, ids: list[int]) -> list[Row[Any]]:
+def _lock(connection: Connection, tables: Tables, worker_id: int, ids: list[int]) -> list[Claim]:
     if not ids:
         return []
     statement = tables.text(_LOCK.replace("{rows}", tables.dialect.ids()))
     # Ascending ids: whoever locks several rows takes them in the same order.
-    return list(connection.execute(statement, {"doc": document(sorted(ids)), "w": worker_id}).all())
+    return _claims(connection.execute(statement, {"doc": document(sorted(ids)), "w": worker_id}))
 
 
 def check_alive(connection: Connection, tables: Tables, worker_id: int) -> None:
