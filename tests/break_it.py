@@ -83,7 +83,7 @@ FAULTS = [
     Fault(
         "a LIMIT for each lane",
         "claim",
-        "wanted = limit - len(rows)\n        if",
+        "wanted = limit - len(claims)\n        if",
         "wanted = limit\n        if",
         CONTRACT,
         "more_than_its_limit",
