@@ -61,6 +61,8 @@ LOCKED = "tests/acceptance/test_locked_file.py"
 HANGING = "tests/acceptance/test_hooks_that_hang.py"
 CONTAINERS = "tests/acceptance/test_containers.py"
 DEPLOYS = "tests/regressions/test_a_deploy_moves_a_link.py"
+STOCK = "tests/unit/test_stock.py"
+PACE = "tests/unit/test_pace.py"
 
 
 class Fault(NamedTuple):
@@ -131,12 +133,19 @@ FAULTS = [
         "urgent_job_is_seen",
     ),
     # finish
-    Fault(
-        "no fence at the end", "history", 'j.fence = d.f AND j.state = 1"', 'j.state = 1"', CONTRACT, "lost_lease", "postgresql"
-    ),
+    Fault("no fence at the end", "history", "AND j.fence = d.f AND {RUNS}", "AND {RUNS}", CONTRACT, "lost_lease", "postgresql"),
+    Fault("no fence at the end", "history", 'j.fence = d.f AND j.state = 1"', 'j.state = 1"', CONTRACT, "lost_lease"),
     Fault("no fence at the mark", "finish", "AND fence = :f AND state = 1 AND", "AND state = 1 AND", CONTRACT, "lost_lease"),
     Fault("attempts are kept", "finish", "attempt = attempt - d.b,", "attempt = attempt,", CONTRACT, "parked_job_goes_on"),
     Fault("nobody is heeded", "finish", "heed(one.change, flags[one.claim.lease])", "one.change", CONTRACT, "cancel_is_seen"),
+    Fault("a lost end is taken", "history", "tables, ending) < len(ending):", "tables, ending) < 0:", CONTRACT, "lost_lease"),
+    Fault("a lost end is taken", "history", "if len(moved) < len(ending)", "if False", CONTRACT, "lost_lease", "postgresql"),
+    Fault("a lost end is taken", "history", "if len(held) == len(ending):", "if True:", CONTRACT, "lost_lease", "mysql"),
+    Fault("what is held back is not given back", "../stock", "*held, ", "", STOCK, "given_back"),
+    Fault("what is held back is only here", "../stock", "            self._held_back += ordinary\n", "", STOCK, "in_its_order"),
+    Fault(
+        "what takes long is fetched ahead", "../pace", ", self.most / AHEAD, seen)", ", self.most / AHEAD)", PACE, "takes_long"
+    ),
     Fault("an unknown commit is a loss", "finish", "if again and refused:", "if False:", CONTRACT, "done_under_the_same"),
     Fault(
         "what was rescued counts as written",

@@ -47,7 +47,7 @@ class Exchange:
         self._flush, self._promote = flush, promote
         self._ids = None if ids is None else list(ids)
         self._items = stock.items
-        self._had_more = False  # the last claim gave all that was wanted
+        self._had_more, self._given_at = False, 0.0  # whether the last claim gave all that was wanted, and when
 
     def may_start(self) -> bool:
         """Whether a job may be started at this moment."""
@@ -75,7 +75,7 @@ class Exchange:
         began = time.monotonic()
         finishes = self.collect(began, self._pace.at_once()) if writes else []
         if self._had_more and 0 < len(finishes) == len(self._items):
-            self._pace.ran_dry(began)
+            self._pace.ran_dry(len(finishes), began - self._given_at, began)
         may_take = self._intake.wait(began) <= 0 and self.may_start()
         wanted = self.wants(leaving=len(finishes)) if may_take else 0
         if wanted > 0:
@@ -89,6 +89,7 @@ class Exchange:
             claims = self._intake.take(worker_id, wanted) if wanted > 0 else []
         if wanted > 0:
             self._had_more = len(claims) >= wanted
+            self._given_at = time.monotonic()
         self._stock.give(worker_id, claims, later=self.flush_in(time.monotonic()) <= 0)
         if wanted > 0 and self._intake.took(len(claims), wanted) and not self._items:
             self._nothing_to_do()

@@ -12,7 +12,7 @@ STALE_AFTER = 2.0  # seconds a fetched job waits for a slot before others may ha
 FIRST_POLL, LAST_POLL = 0.02, 1.5  # seconds between looks of an idle worker: soon at first, then more seldom
 UNWOKEN_POLL = 0.08  # the most where nobody wakes it: an urgent job starts within a tenth of a second all the same
 GROWTH = 1.5  # of the pause from one of them to the next
-LEAP = 4  # times the speed that is hoped for when nothing was left to do
+LEAP = 4  # times the speed that is believed at most when nothing was left to do
 
 
 @dataclass(slots=True)
@@ -44,10 +44,14 @@ class Pace:
             self.rate = latest if latest < self.rate else (self.rate + latest) / 2
             self._counted, self._since = 0, now
 
-    def ran_dry(self, now: float) -> None:
-        """All that was here has ended before more came, and there is more: how fast it could go nobody has seen yet."""
-        self.rate = min(max(LEAP * self.rate, self.concurrency / AHEAD), self.most / AHEAD)
-        self._counted, self._since = 0, now
+    def ran_dry(self, count: int, seconds: float, now: float) -> None:
+        """All that was here, so many, has ended within so many seconds, and there is more: so fast it can go, whatever time was
+        spent waiting for more. It is believed step by step."""
+        seen = count / max(seconds, 1e-6)
+        hoped = min(max(LEAP * self.rate, self.concurrency / AHEAD), self.most / AHEAD, seen)
+        if hoped > self.rate:
+            self.rate = hoped
+            self._counted, self._since = 0, now
 
     def wrote(self, seconds: float) -> None:
         """Take note of what a write cost: half of the time at most goes into writing."""

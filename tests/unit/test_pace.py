@@ -66,8 +66,16 @@ def test_who_has_run_dry_hopes_for_more_and_is_soon_told_better() -> None:
     pace = Pace(concurrency=10, most=1000)
     targets = []
     for turn in range(5):
-        pace.ran_dry(turn / 1000)
+        pace.ran_dry(10, 0.001, turn / 1000)
         targets.append(pace.target())
     assert targets == [20, 50, 170, 650, 1010]
     pace.finished(10, 1.0)
     assert pace.target() < 15
+
+
+def test_what_takes_long_is_not_fetched_ahead_because_nothing_was_left() -> None:
+    pace = Pace(concurrency=2, most=1000)
+    pace.ran_dry(2, 60.0, 60.0)
+    assert pace.target() == 2
+    pace.ran_dry(2, 0.05, 61.0)
+    assert pace.target() == 4

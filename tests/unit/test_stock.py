@@ -1,0 +1,109 @@
+"""What is claimed while the slots are busy: it is here, and waits until the database has been asked for more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dray import Dray
+from dray.errors import StoreUnavailable
+from dray.intake import PollIntake
+from dray.job import Claim, State
+from dray.limits import Limits
+from dray.pace import Pace
+from dray.slots import Slots
+from dray.stock import Stock
+from dray.worker import Worker
+from tests.servers import wait_until
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[Dray]:
+    app = Dray(f"sqlite:///{tmp_path}/x.db")
+    yield app
+    app.close()
+
+
+@pytest.fixture
+def ran(app: Dray) -> list[int]:
+    ran: list[int] = []
+
+    @app.task(name="note")
+    def note(number: int) -> None:
+        ran.append(number)
+
+    return ran
+
+
+@pytest.fixture
+def slots(app: Dray) -> Iterator[Slots]:
+    slots = Slots(
+        app.runner,
+        1,
+        may_start=lambda: True,
+        mark=lambda item: True,
+        record=lambda item, outcome: None,
+        on_done=lambda: None,
+        on_stuck=lambda why: None,
+    )
+    yield slots
+    slots.stop()
+
+
+@pytest.fixture
+def stock(app: Dray, slots: Slots) -> Stock:
+    intake = PollIntake(app.store, app.store.pickup([]), Pace(concurrency=1, most=10))
+    return Stock(intake, slots, lambda claim, kind, text: None, lambda claim: None)
+
+
+def claimed(id: int) -> Claim:
+    return Claim(id, 1, 1, 0, 0, None, 0, 100, "q", "note", f'{{"a":[{id}]}}', None, None, 0, 0)
+
+
+def test_what_is_held_back_starts_when_it_is_told_to_in_its_order(stock: Stock, slots: Slots, ran: list[int]) -> None:
+    stock.give(1, [claimed(1), claimed(2)], later=True)
+    assert (list(stock.items), slots.buffered(), len(slots.done)) == ([1, 2], 0, 0)
+    stock.start()
+    stock.start()
+    wait_until(lambda: len(slots.done) == 2, "both")
+    assert ran == [1, 2]
+
+
+def test_what_is_held_back_can_be_given_back_and_then_starts_no_more(stock: Stock, slots: Slots, ran: list[int]) -> None:
+    stock.give(1, [claimed(1)], later=True)
+    assert [item.claim.id for item in stock.take_unstarted()] == [1]
+    stock.give(1, [claimed(2)])
+    wait_until(lambda: len(slots.done) == 1, "the other")
+    assert ran == [2]
+
+
+def test_what_comes_later_goes_with_what_comes_at_once(stock: Stock, slots: Slots, ran: list[int]) -> None:
+    stock.give(1, [claimed(1)], later=True)
+    stock.give(1, [claimed(2)])
+    wait_until(lambda: len(slots.done) == 2, "both")
+    assert ran == [1, 2]
+
+
+def test_while_the_database_is_away_what_is_held_back_runs(app: Dray, ran: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = app.enqueue_many(app.using().bind("note", number) for number in range(3000))
+    calls, held, exchange = 0, 0, app.store.exchange
+    worker = Worker(app, concurrency=4, limits=Limits(burst=True))
+
+    def away(*arguments: Any, **options: Any) -> Any:
+        """Away, and it says so before the transaction has begun, each third time when something is held back."""
+        nonlocal calls, held
+        waiting = len(worker._stock._held_back)
+        calls += waiting > 0
+        if waiting and calls % 3 == 1 and held < 3:
+            held += 1
+            raise StoreUnavailable("gone for a moment")
+        return exchange(*arguments, **options)
+
+    monkeypatch.setattr(app.store, "exchange", away)
+    assert worker.run() == 0
+    assert held == 3
+    assert sorted(ran) == list(range(3000))
+    assert app.store.desk.counts()[State.SUCCEEDED] == len(jobs)
