@@ -63,6 +63,7 @@ CONTAINERS = "tests/acceptance/test_containers.py"
 DEPLOYS = "tests/regressions/test_a_deploy_moves_a_link.py"
 STOCK = "tests/unit/test_stock.py"
 PACE = "tests/unit/test_pace.py"
+AWAY = "tests/regressions/test_an_outage_keeps_nothing_back.py"
 
 
 class Fault(NamedTuple):
@@ -143,6 +144,7 @@ FAULTS = [
     Fault("a lost end is taken", "history", "if len(held) == len(ending):", "if True:", CONTRACT, "lost_lease", "mysql"),
     Fault("what is held back is not given back", "../stock", "*held, ", "", STOCK, "given_back"),
     Fault("what is held back is only here", "../stock", "            self._held_back += ordinary\n", "", STOCK, "in_its_order"),
+    Fault("an outage keeps jobs back", "../exchange", "doubt()\n        self._stock.start()", "doubt()", AWAY, "held_back"),
     Fault(
         "what takes long is fetched ahead", "../pace", ", self.most / AHEAD, seen)", ", self.most / AHEAD)", PACE, "takes_long"
     ),

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from dray import Dray
-from dray.errors import StoreUnavailable
 from dray.intake import PollIntake
-from dray.job import Claim, State
-from dray.limits import Limits
+from dray.job import Claim
 from dray.pace import Pace
 from dray.slots import Slots
 from dray.stock import Stock
-from dray.worker import Worker
 from tests.servers import wait_until
 
 
@@ -85,25 +81,3 @@ def test_what_comes_later_goes_with_what_comes_at_once(stock: Stock, slots: Slot
     stock.give(1, [claimed(2)])
     wait_until(lambda: len(slots.done) == 2, "both")
     assert ran == [1, 2]
-
-
-def test_while_the_database_is_away_what_is_held_back_runs(app: Dray, ran: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    jobs = app.enqueue_many(app.using().bind("note", number) for number in range(3000))
-    calls, held, exchange = 0, 0, app.store.exchange
-    worker = Worker(app, concurrency=4, limits=Limits(burst=True))
-
-    def away(*arguments: Any, **options: Any) -> Any:
-        """Away, and it says so before the transaction has begun, each third time when something is held back."""
-        nonlocal calls, held
-        waiting = len(worker._stock._held_back)
-        calls += waiting > 0
-        if waiting and calls % 3 == 1 and held < 3:
-            held += 1
-            raise StoreUnavailable("gone for a moment")
-        return exchange(*arguments, **options)
-
-    monkeypatch.setattr(app.store, "exchange", away)
-    assert worker.run() == 0
-    assert held == 3
-    assert sorted(ran) == list(range(3000))
-    assert app.store.desk.counts()[State.SUCCEEDED] == len(jobs)
