@@ -134,7 +134,7 @@ def claimed(raw: Raw, worker: int) -> list[Any]:
         lock, take = claim._LOCK.replace("{rows}", rows), claim._TAKE_MYSQL
         taken = list(raw.run(lock, doc=document(id for (id,) in found), w=worker).fetchall())
     else:
-        (read,) = raw.run(claim._AS_DOCUMENT.replace("{read}", claim._READ), **lane, w=worker).fetchone()
+        _, read = raw.run(claim._AS_DOCUMENT.replace("{read}", claim._READ), **lane, w=worker).fetchone()
         taken = msgspec.json.decode(read)
     raw.run(take.replace("{rows}", rows), doc=document(row[0] for row in taken), w=worker, at=at)
     return taken
@@ -147,7 +147,7 @@ def _end(raw: Raw, taken: list[Any]) -> None:
             statement = history._copy_bound_statement(raw.tables, some.size, plain=True)
             raw.cursor.execute(statement, (*some.values, host_clock()))
     else:
-        (document_of_all,) = packed(raw.tables, history._FIELDS, ended)
+        (document_of_all,) = packed(history._FIELDS, ended)
         if raw.dialect.name == "postgresql":
             raw.run(history._move_statement(raw.tables, plain=True), doc=document_of_all).fetchall()
             return

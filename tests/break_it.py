@@ -180,7 +180,7 @@ FAULTS = [
     Fault(
         "finish and claim apart",
         "settle",
-        "result, owed, number = self._database.transact(noted)",
+        "result, owed, number = self._database.transact(noted, waits)",
         "result, owed, number = self._database.once(noted)",
         CONTRACT,
         "both_or_none",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any
 
 from dray.job import Claim
@@ -20,7 +21,7 @@ class Context:
     """
 
     _cancel = False
-    _metadata: dict[str, Any] | None = None
+    _metadata: Mapping[str, Any] = MappingProxyType({})  # until there is any
     time_is_over = False  # it is being ended for that
     spawned = False  # it has children: its success waits for them
 
@@ -73,14 +74,8 @@ class Context:
     @property
     def metadata(self) -> dict[str, Any]:
         """What is kept with the job: what hooks and the task itself put there."""
-        if self._metadata is None:
-            self._metadata = {}
-        return self._metadata
-
-    @property
-    def has_metadata(self) -> bool:
-        """Whether anything was put there."""
-        return bool(self._metadata)
+        made: dict[str, Any] = self.__dict__.setdefault("_metadata", {})  # two threads of the task may come here first
+        return made
 
     @property
     def cancel_requested(self) -> bool:
@@ -105,6 +100,11 @@ class Context:
     def request_cancel(self) -> None:
         """Ask this run to end at its next checkpoint. The worker calls this."""
         self._cancel = True
+
+
+def said(context: Context) -> Mapping[str, Any]:
+    """The metadata of a run, without making any where there is none, as mostly."""
+    return context._metadata
 
 
 def current_job() -> Context | None:

@@ -11,12 +11,10 @@ from dray.item import Item, lined_up
 from dray.job import Finish, HandedBack
 from dray.lease import WorkerLease
 from dray.limits import Limits
-from dray.pace import STALE_AFTER, Pace
+from dray.pace import AT_ONCE, STALE_AFTER, Pace
 from dray.slots import Slots
 from dray.standing import Standing
 from dray.stock import Stock
-
-CLAIM_MOST = 500  # jobs in one claim: what one transaction locks shall not grow with how fast they are
 
 
 class Exchange:
@@ -47,7 +45,7 @@ class Exchange:
         self._flush, self._promote = flush, promote
         self._ids = None if ids is None else list(ids)
         self._items = stock.items
-        self._had_more, self._given_at = False, 0.0  # whether the last claim gave all that was wanted, and when
+        self._had_more = False  # the last claim gave all that was wanted
 
     def may_start(self) -> bool:
         """Whether a job may be started at this moment."""
@@ -60,13 +58,12 @@ class Exchange:
             return 0
         target = self._pace.target()
         waiting = lined_up(self._items.values()) if self._intake.leads else 0
-        wanted = min(target - (len(self._items) - waiting) + leaving, CLAIM_MOST)
+        wanted = min(target - (len(self._items) - waiting) + leaving, AT_ONCE)
         if self._limits.max_jobs is not None:
             wanted = min(wanted, self._limits.max_jobs - self._stock.counted)
         if self._limits.max_cycles is not None and self._intake.looks >= self._limits.max_cycles:
             return 0
-        # Refill in bulk: one claim for each job that ends would be a transaction for each.
-        return wanted if wanted >= target // 4 or not self._slots.buffered() else 0
+        return wanted if self._pace.is_worth_it(wanted) or not self._stock.buffered() else 0
 
     def pass_on(self, worker_id: int) -> bool:
         """Write what has ended and take what is wanted, together where both are due. False: there was nothing to ask."""
@@ -74,8 +71,8 @@ class Exchange:
         writes = self._finisher.owes or self._is_flush_due()
         began = time.monotonic()
         finishes = self.collect(began, self._pace.at_once()) if writes else []
-        if self._had_more and 0 < len(finishes) == len(self._items):
-            self._pace.ran_dry(len(finishes), began - self._given_at, began)
+        if self._had_more and 0 < len(finishes) == len(self._items) and all(one.started for one in finishes):
+            self._pace.ran_dry(len(finishes), max(one.ran + one.ended_ago for one in finishes), began)
         may_take = self._intake.wait(began) <= 0 and self.may_start()
         wanted = self.wants(leaving=len(finishes)) if may_take else 0
         if wanted > 0:
@@ -89,7 +86,6 @@ class Exchange:
             claims = self._intake.take(worker_id, wanted) if wanted > 0 else []
         if wanted > 0:
             self._had_more = len(claims) >= wanted
-            self._given_at = time.monotonic()
         self._stock.give(worker_id, claims, later=self.flush_in(time.monotonic()) <= 0)
         if wanted > 0 and self._intake.took(len(claims), wanted) and not self._items:
             self._nothing_to_do()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from msgspec.structs import replace
 
 from dray import events
+from dray.context import said
 from dray.errors import DrayError, StoreError, StoreUnavailable, WorkerGone
 from dray.item import Item
 from dray.job import Change, Claim, Done, Failed, Finish, Flag, HandedBack, Lease, Outcome, State
@@ -68,9 +69,9 @@ class Finisher:
         item.change = change
         if tells or change.state is not State.SUCCEEDED:
             _tell(claim, change, ran)
-        context, metadata = item.context, item.metadata
-        if metadata is None and context.has_metadata:
-            metadata = self._runner.metadata(context.metadata)
+        metadata = item.metadata
+        if metadata is None and (words := said(item.context)):
+            metadata = self._runner.metadata(words)
         return Finish(claim, change, ran, now - item.ended, True, item.usage, metadata, item.recorded)
 
     def decide(self, item: Item, outcome: Outcome) -> Change:
@@ -99,15 +100,18 @@ class Finisher:
         wanted: int,
         begun: Callable[[], None] = unheard,
     ) -> list[Claim]:
-        """Write ends and claim up to `wanted` jobs, in one transaction; `begun` is called when that has begun.
+        """Write ends and claim up to `wanted` jobs, in one transaction; `begun` is called, once or more, when that has begun or
+        it will take longer.
 
         Whatever the database raises goes on to the caller; the ends are kept, and written with the next call.
         """
         again = bool(self._unknown)
         self._unknown = [*self._unknown, *finishes]
         if self._clock() >= self._again_at:
+            begun()
             self._try_refused()
         if self._poisoned:
+            begun()
             self._one_by_one()
             return self._store.claim(worker_id, pickup, wanted) if wanted > 0 else []
         batch = self._unknown

@@ -51,20 +51,20 @@ class Hooks:
     on_error: tuple[Hook, ...] = ()
     metadata: tuple[Hook, ...] = ()
 
-    any: bool = field(default=False, init=False)  # whether there are any at all
+    exist: bool = field(default=False, init=False)  # whether there are any
 
     def __post_init__(self) -> None:
         for name in KINDS:
             for hook in getattr(self, name):
                 if not callable(hook):
                     raise BadOption(f"{name} must be a function, got {hook!r:.300}")
-        object.__setattr__(self, "any", bool(self.before_run or self.after_run or self.on_error or self.metadata))
+        object.__setattr__(self, "exist", bool(self.before_run or self.after_run or self.on_error or self.metadata))
 
     def beside(self, other: Hooks) -> Hooks | None:
         """These before the others; None: there are none at all. Asked of each job, so mostly nothing is made anew."""
-        if not other.any:
-            return self if self.any else None
-        return self | other if self.any else other
+        if not other.exist:
+            return self if self.exist else None
+        return self | other if self.exist else other
 
     def __or__(self, other: Hooks) -> Hooks:
         return Hooks(*(getattr(self, name) + getattr(other, name) for name in KINDS))

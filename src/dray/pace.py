@@ -8,10 +8,11 @@ from dataclasses import dataclass
 AHEAD = 0.1  # seconds of work that are fetched ahead
 FLUSH_AFTER = (0.005, 0.05)  # seconds an outcome waits for others before it is written: at least, at most
 FLUSH_AT = 200  # outcomes that wait for no others
+AT_ONCE = 500  # jobs in one claim, and outcomes in one write, at most: what one transaction locks has an end
 STALE_AFTER = 2.0  # seconds a fetched job waits for a slot before others may have it
 FIRST_POLL, LAST_POLL = 0.02, 1.5  # seconds between looks of an idle worker: soon at first, then more seldom
 UNWOKEN_POLL = 0.08  # the most where nobody wakes it: an urgent job starts within a tenth of a second all the same
-GROWTH = 1.5  # of the pause from one of them to the next
+GROWTH = 1.5  # of that pause from one look to the next
 LEAP = 4  # times the speed that is believed at most when nothing was left to do
 
 
@@ -45,8 +46,8 @@ class Pace:
             self._counted, self._since = 0, now
 
     def ran_dry(self, count: int, seconds: float, now: float) -> None:
-        """All that was here, so many, has ended within so many seconds, and there is more: so fast it can go, whatever time was
-        spent waiting for more. It is believed step by step."""
+        """All that was here has ended within so many seconds of the first start, and there is more: so fast it can go, whatever
+        time was spent waiting for more. It is believed step by step."""
         seen = count / max(seconds, 1e-6)
         hoped = min(max(LEAP * self.rate, self.concurrency / AHEAD), self.most / AHEAD, seen)
         if hoped > self.rate:
@@ -63,7 +64,11 @@ class Pace:
 
     def at_once(self) -> int:
         """How many outcomes one transaction writes at most: half of what is here, so that the other half can run meanwhile."""
-        return max(FLUSH_AT, self.target() // 2)
+        return min(max(FLUSH_AT, self.target() // 2), AT_ONCE)
+
+    def is_worth_it(self, wanted: int) -> bool:
+        """Whether so many are claimed though there is something to do: one claim for each job that ends would be dear."""
+        return wanted >= min(self.target() // 4, AT_ONCE)
 
     def idle(self) -> None:
         """Nothing runs: time that passes now says nothing about speed."""

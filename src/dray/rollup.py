@@ -56,7 +56,7 @@ class Numbers(msgspec.Struct, omit_defaults=True):
     def time(self, runs_us: Sequence[int], waits_us: Sequence[int]) -> None:
         """Some took so long, and some of them had waited so long."""
         self.run_us += sum(runs_us)
-        self.run_most = max(self.run_most, *runs_us)
+        self.run_most = max(self.run_most, max(runs_us, default=0))
         self.wait_us += sum(waits_us)
         _fill(self.run, runs_us)
         _fill(self.wait, waits_us)

@@ -74,6 +74,10 @@ class Stock:
         for claim in self._intake.behind(worker_id, head.claim):
             head.behind = head = self.receive(claim)
 
+    def buffered(self) -> int:
+        """How many jobs wait here for a slot."""
+        return self._slots.buffered() + len(self._held_back)
+
     def run_alone(self) -> None:
         """Start a job that has seen workers die, once everything else here has ended: nobody shall die with it."""
         if self._alone and len(self.items) == len(self._alone):
@@ -90,7 +94,8 @@ class Stock:
     def forget_unstarted(self) -> None:
         """Drop what no slot has: others have taken it, or will."""
         for item in self.take_unstarted():
-            self.items.pop(item.claim.id, None)
+            if self.items.get(item.claim.id) is item:
+                del self.items[item.claim.id]
 
     def settled(self, ends: Sequence[Finish], refused: Collection[Lease]) -> None:
         """These are not ours any more; what was not refused stands as it was written."""

@@ -167,6 +167,23 @@ def test_huge_arguments_arrive(shop: Shop) -> None:
     assert max(len(one) for one in shop.ran if isinstance(one, str)) == 3_000_000
 
 
+STRANGE = [{"args": b'{"a":["as bytes"]}'}, {"owner": b"ab"}, {"expires_at": float("inf")}, {"snoozes": "many"}]
+
+
+@pytest.mark.parametrize("columns", STRANGE, ids=[str(*columns) for columns in STRANGE])
+def test_what_has_no_place_in_a_document_is_claimed_all_the_same(shop: Shop, columns: dict[str, Any]) -> None:
+    if shop.app.store.tables.dialect.name != "sqlite":
+        pytest.skip("only SQLite lets a column hold anything")
+    shop.check([Forged(columns, DONE)])
+
+
+def test_many_large_arguments_arrive_in_order(shop: Shop) -> None:
+    jobs = shop.app.enqueue_many(shop.app.using().bind("note", "\u2603" * 40_000 + str(number)) for number in range(9))
+    shop.work()
+    assert [one[40_000:] for one in shop.ran] == [str(number) for number in range(9)]
+    assert {job.refresh().state for job in jobs} == DONE
+
+
 # --- numbers --------------------------------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from dray.job import Failed, Finish, Usage
+from dray.job import Done, Failed, Finish, Outcome, Usage
 from dray.lifecycle import decide
 from dray.rollup import Numbers
 from dray.store import open_store
@@ -105,6 +105,22 @@ def test_pid_processor_memory_and_metadata_stand_on_the_job(yard: Yard, fails: b
     row = yard.store.desk.job(id)
     assert row is not None
     assert (row.state, row.pid, row.memory_before) == ("succeeded", 4711, 2_048_000)  # of a run that was not measured: the last
+
+
+@rows("S2.77")
+@pytest.mark.parametrize(
+    "outcome", [Done(), Done(result="1"), Failed(error="e", permanent=True), Failed(error="e", retry_in=9.0)]
+)
+def test_sizes_of_any_magnitude_are_kept_whatever_becomes_of_the_job(yard: Yard, outcome: Outcome) -> None:
+    id = yard.add(max_attempts=3)
+    (claim,) = yard.take()
+    sizes = 3_500_001, 2**31 - 1, 4_000_003, 2**31 - 2  # KiB
+    yard.store.finish([Finish(claim, decide(claim, outcome), ran=0.1, usage=Usage(4711, None, *sizes))])
+    row = yard.store.desk.job(id)
+    assert row is not None
+    found = row.memory_before, row.memory_after, row.peak_before, row.peak_after
+    assert found == tuple(1024 * size for size in sizes)
+    assert (row.pid, row.cpu_seconds) == (4711, None)
 
 
 # --- what fails -----------------------------------------------------------------------------------------------------------

@@ -622,6 +622,24 @@ def test_a_writer_waits_for_the_file_and_for_no_error(database: Database, store:
     other.close()
 
 
+def test_who_exchanges_is_told_that_he_has_to_wait(database: Database, store: SqlStore) -> None:
+    if database.name != "sqlite":
+        pytest.skip("only SQLite locks the whole database")
+    add(store, 1)
+    other = open_store(database.url)
+    worker, pickup = hire(other), other.pickup([])
+    ends = [end(one) for one in other.claim(worker, pickup, 1)]
+    told = threading.Event()
+    with open_transaction(store) as connection:
+        connection.execute(text(f"UPDATE {store.tables.jobs.name} SET priority = 1"))
+        thread = threading.Thread(target=lambda: other.exchange(worker, pickup, ends, 0, begun=told.set))
+        thread.start()
+        assert told.wait(30)
+    thread.join(30)
+    assert see(store, ends[0].claim.id).state is State.SUCCEEDED
+    other.close()
+
+
 def test_an_idle_worker_asks_one_question_and_takes_no_lock(store: SqlStore) -> None:
     worker, pickup = hire(store), store.pickup([])
     pickup.clock = lambda: 0.0  # however long a look takes here, it is cheap

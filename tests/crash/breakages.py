@@ -14,7 +14,7 @@ from tests.crash.shop import Shop
 
 def no_fence(shop: Shop) -> None:
     """Whoever holds a job, its result is taken."""
-    statement, copy = history._move_statement, history._copy_statement
+    statement, copy, bound = history._move_statement, history._copy_statement, history._copy_bound_statement
 
     def any_holder(connection: Any, tables: Any, leases: Sequence[Lease]) -> dict[Lease, int]:
         wanted = {lease.id: lease for lease in leases}
@@ -28,6 +28,7 @@ def no_fence(shop: Shop) -> None:
 
     history._move_statement = lambda tables, plain: loose(statement(tables, plain=plain))  # type: ignore[misc]
     history._copy_statement = lambda tables, plain: loose(copy(tables, plain=plain))  # type: ignore[misc]
+    history._copy_bound_statement = lambda tables, size, plain: loose(bound(tables, size, plain=plain))  # type: ignore[misc]
 
 
 def no_transaction(shop: Shop) -> None:

@@ -7,7 +7,7 @@ got through had lost its result.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import count
 from typing import Any
 
@@ -28,23 +28,25 @@ class Moody:
         self.batches: list[int] = []  # ends in each batch
         self.asked: list[int] = []  # jobs asked for with no end to write
 
-    def _take(self, finishes: Sequence[Finish]) -> set[Lease]:
+    def _take(self, finishes: Sequence[Finish]) -> Finished:
         mood = self.moods.popleft() if self.moods else None
         if mood is not None:
             raise mood
         self.written += finishes
-        return {one.claim.lease for one in finishes}
+        return Finished(finishes, set(), [])
 
-    def exchange(self, worker_id: int, pickup: Any, finishes: Sequence[Finish], limit: int, *, again: bool) -> Exchange:
+    def exchange(
+        self, worker_id: int, pickup: Any, finishes: Sequence[Finish], limit: int, *, again: bool, begun: object
+    ) -> Exchange:
         self.batches.append(len(finishes))
-        return Exchange(self._take(finishes), [], [])
+        return Exchange(self._take(finishes), [])
 
     def claim(self, worker_id: int, pickup: Any, limit: int) -> list[Claim]:
         self.asked.append(limit)
         return []
 
     def finish(self, finishes: Sequence[Finish], *, again: bool) -> Finished:
-        return Finished(self._take(finishes), [])
+        return self._take(finishes)
 
 
 def end(id: int) -> Finish:
@@ -53,6 +55,10 @@ def end(id: int) -> Finish:
 
 
 REFUSED, AWAY = StoreError("refused"), StoreUnavailable("away")
+
+
+def noting(settled: list[Lease]) -> Callable[[Sequence[Finish], Collection[Lease]], None]:
+    return lambda ends, refused: settled.extend(one.claim.lease for one in ends)
 
 
 @pytest.mark.rows("C25")
@@ -69,7 +75,7 @@ REFUSED, AWAY = StoreError("refused"), StoreUnavailable("away")
 def test_no_end_is_forgotten(moods: Sequence[Exception | None]) -> None:
     store, settled = Moody(moods), list[Lease]()
     hours = count(step=3600)
-    finisher = Finisher(store, None, lambda lease, kept: settled.append(lease), clock=lambda: float(next(hours)))  # type: ignore[arg-type]
+    finisher = Finisher(store, None, noting(settled), clock=lambda: float(next(hours)))  # type: ignore[arg-type]
     batch = [end(id) for id in (1, 2, 3)]
     given: Sequence[Finish] = batch
     for _ in range(10):
@@ -86,7 +92,7 @@ def test_no_end_is_forgotten(moods: Sequence[Exception | None]) -> None:
 
 def test_one_that_is_always_refused_keeps_back_nobody() -> None:
     store, settled, now = Moody([REFUSED, REFUSED, REFUSED]), list[Lease](), [100.0]
-    finisher = Finisher(store, None, lambda lease, kept: settled.append(lease), clock=lambda: now[0])  # type: ignore[arg-type]
+    finisher = Finisher(store, None, noting(settled), clock=lambda: now[0])  # type: ignore[arg-type]
     batch = [end(id) for id in (1, 2, 3)]
     with pytest.raises(StoreError):
         finisher.write(batch, 1, None, 0)  # type: ignore[arg-type]
@@ -102,7 +108,7 @@ def test_one_that_is_always_refused_keeps_back_nobody() -> None:
 def test_who_writes_singly_asks_for_jobs_all_the_same() -> None:
     """Else the worker would believe that there are none, and with --burst end."""
     store = Moody([REFUSED])
-    finisher = Finisher(store, None, lambda lease, kept: None)  # type: ignore[arg-type]
+    finisher = Finisher(store, None, lambda ends, refused: None)  # type: ignore[arg-type]
     with pytest.raises(StoreError):
         finisher.write([end(1)], 1, None, 5)  # type: ignore[arg-type]
     finisher.write([], 1, None, 5)  # type: ignore[arg-type]
@@ -111,7 +117,7 @@ def test_who_writes_singly_asks_for_jobs_all_the_same() -> None:
 
 def test_others_are_not_written_singly_because_one_is_tried_again() -> None:
     store, now = Moody([REFUSED, REFUSED, REFUSED]), [100.0]
-    finisher = Finisher(store, None, lambda lease, kept: None, clock=lambda: now[0])  # type: ignore[arg-type]
+    finisher = Finisher(store, None, lambda ends, refused: None, clock=lambda: now[0])  # type: ignore[arg-type]
     with pytest.raises(StoreError):
         finisher.write([end(1)], 1, None, 0)  # type: ignore[arg-type]
     finisher.write([], 1, None, 0)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from dray.cli.work import YOUNG, spare_collections
+from dray.cli import work
 
 
 @pytest.fixture(autouse=True)
@@ -18,9 +18,15 @@ def as_it_was() -> Iterator[None]:
     gc.unfreeze()
 
 
-@pytest.mark.parametrize(("before", "then"), [(700, YOUNG), (0, 0), (50_000, 50_000)])
-def test_what_the_app_has_chosen_stays(before: int, then: int) -> None:
-    gc.set_threshold(before, 11, 12)
-    spare_collections()
-    assert gc.get_threshold()[0] == then
+def test_a_worker_looks_less_often() -> None:
+    gc.set_threshold(*work._USUAL)
+    work.spare_collections()
+    assert gc.get_threshold() == (max(work.YOUNG, work._USUAL[0]), *work._USUAL[1:])
     assert gc.get_freeze_count() > 1000
+
+
+@pytest.mark.parametrize("chosen", [(5_000, 10, 10), (0, 10, 10), (50_000, 5, 5)])
+def test_what_the_app_has_chosen_stays(chosen: tuple[int, int, int]) -> None:
+    gc.set_threshold(*chosen)
+    work.spare_collections()
+    assert gc.get_threshold() == chosen

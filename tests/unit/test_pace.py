@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dray.pace import FIRST_POLL, FLUSH_AFTER, FLUSH_AT, LAST_POLL, Pace
+from dray.pace import AT_ONCE, FIRST_POLL, FLUSH_AFTER, FLUSH_AT, LAST_POLL, Pace
 
 
 def after(pace: Pace, *, jobs: int, seconds: float, rounds: int = 20) -> Pace:
@@ -58,7 +58,7 @@ def test_where_writing_is_dear_it_is_done_more_seldom_but_not_too_seldom() -> No
 
 def test_the_half_of_what_is_here_runs_while_the_other_half_is_written() -> None:
     fast = after(Pace(concurrency=10, most=1000), jobs=1000, seconds=0.05)
-    assert (fast.target(), fast.at_once()) == (1010, 505)
+    assert (fast.target(), fast.at_once()) == (1010, 500)
     assert Pace(concurrency=10, most=1000).at_once() == FLUSH_AT
 
 
@@ -79,3 +79,11 @@ def test_what_takes_long_is_not_fetched_ahead_because_nothing_was_left() -> None
     assert pace.target() == 2
     pace.ran_dry(2, 0.05, 61.0)
     assert pace.target() == 4
+
+
+def test_a_claim_is_worth_it_by_then_when_it_is_as_large_as_it_gets() -> None:
+    huge = after(Pace(concurrency=10, most=10_000), jobs=10_000, seconds=0.05)
+    assert huge.target() > 4 * AT_ONCE
+    assert huge.is_worth_it(AT_ONCE)
+    assert not huge.is_worth_it(AT_ONCE - 1)
+    assert huge.at_once() == AT_ONCE

@@ -9,6 +9,7 @@ from dray.cli.options import given
 from dray.discover import Found, require_app
 
 YOUNG = 10_000  # new objects between two looks for garbage
+_USUAL = gc.get_threshold()  # before there is an app
 
 
 def open_to_work(*, quiet: bool = False, **settings: object) -> Found:
@@ -25,8 +26,7 @@ def open_to_work(*, quiet: bool = False, **settings: object) -> Found:
 
 def spare_collections() -> None:
     """Let the garbage collector pass over all that is here before the first job, and look less often: otherwise a worker of
-    short jobs spends a tenth of its time on that. What an app has set itself stays."""
+    short jobs spends a tenth of its time on that. An app that has set a threshold itself keeps it."""
     gc.freeze()
-    young, *older = gc.get_threshold()
-    if 0 < young < YOUNG:
-        gc.set_threshold(YOUNG, *older)
+    if gc.get_threshold() == _USUAL and _USUAL[0] > 0:
+        gc.set_threshold(max(YOUNG, _USUAL[0]), *_USUAL[1:])

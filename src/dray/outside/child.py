@@ -4,7 +4,7 @@ Its arguments are the numbers of a socket to its worker and of a pipe for stacks
 `lifeline`), and the worker's pid. It hears once what it needs, then a run after the other, each with a number `n`:
 
     {"app": "shop:app", "path": [...], "settings": {...}}     which app, where from, with which settings over its own
-    {"run": {...}, "n": 1, "memory": 0}     a claim; and how many bytes this process may use meanwhile, 0: as many as there are
+    {"run": [...], "n": 1, "memory": 0}     a claim; and how many bytes this process may use meanwhile, 0: as many as there are
     {"cancel": 1}                           somebody wants this run cancelled
     {"recorded": 1}                         what was said to be failing is on record
 

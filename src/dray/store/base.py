@@ -157,8 +157,8 @@ class EngineStore(Protocol):
         begun: Callable[[], None] = unheard,
     ) -> Exchange:
         """Finish and claim in one transaction: both or none. Raises WorkerGone rather than give anything to a worker that is
-        not alive; then nothing has been finished either. `begun` is called when the transaction has begun: from then on the
-        caller mostly waits for the database."""
+        not alive; then nothing has been finished either. `begun` is called, once or more, when the transaction has begun or
+        has to wait for others: from then on the caller mostly waits for the database."""
         ...
 
     def finish(self, finishes: Sequence[Finish], *, again: bool = False) -> Finished:

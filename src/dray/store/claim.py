@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, Row
+from sqlalchemy.exc import DBAPIError
 
 from dray.errors import WorkerGone
 from dray.job import Claim, Lease, name_hash
@@ -263,7 +264,7 @@ _SET = (
     f"SET state = 1, fence = fence + 1, attempt = {_NEXT.replace('j.', '')}, worker_id = :w, claimed_at = :at,"
     " started_at = NULL WHERE"
 )
-_TAKE = f"UPDATE {{jobs}} {_SET} id IN (SELECT d.i FROM {{rows}})"
+_TAKE = f"UPDATE {{jobs}} {_SET} state = 0 AND id IN (SELECT d.i FROM {{rows}})"
 _TAKE_MYSQL = f"UPDATE {{rows}} STRAIGHT_JOIN {{jobs}} j FORCE INDEX (PRIMARY) ON j.id = d.i {_SET} j.state = 0"
 
 
@@ -284,22 +285,28 @@ def _claim_in_steps(connection: Connection, tables: Tables, worker_id: int, lane
     return claims
 
 
+# In one value: row by row, the driver would hand the interpreter to the other threads after each of them. Not what is large: as
+# a document it would be in memory several times.
+LARGE = 10_000  # characters of arguments
+_AS_DOCUMENT = (
+    f"SELECT count(*), CAST(json_group_array(json_array({', '.join(CLAIM_COLUMNS)})) FILTER (WHERE length(args) < {LARGE})"
+    " AS BLOB) FROM ({read})"
+)
+_CLAIMS = msgspec.json.Decoder(list[Claim])
+
+
 def _read_in_lane(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, lane: Lane, wanted: int) -> list[Claim]:
     """Read the first as they will be, where nobody else writes meanwhile."""
     template = _READ
     if lanes.tasks:
         template = f"SELECT {_AS_TAKEN} FROM {{jobs}} j WHERE j.id IN ({_of_wanted(_CANDIDATES, lanes.tasks)})"
     values = {"q": lane[0], "p": lane[1], "f": lanes.floors.get(lane, 0), "n": wanted, "w": worker_id}
-    read = connection.execute(tables.text(_AS_DOCUMENT.replace("{read}", template)), values).scalar_one()
     try:
-        return _CLAIMS.decode(read)
-    except msgspec.ValidationError:  # a hand has written something else into one of them, which is found out later
-        return [Claim(*row) for row in msgspec.json.decode(read)]
-
-
-# In one value: row by row, the driver would hand the interpreter to the other threads after each of them.
-_AS_DOCUMENT = f"SELECT json_group_array(json_array({', '.join(CLAIM_COLUMNS)})) FROM ({{read}})"
-_CLAIMS = msgspec.json.Decoder(list[Claim])
+        found, read = connection.execute(tables.text(_AS_DOCUMENT.replace("{read}", template)), values).one()
+        claims = _CLAIMS.decode(read)
+    except (DBAPIError, msgspec.DecodeError):
+        found, claims = -1, []  # a hand has written what has no place in a document, or in a claim: it is found out later which
+    return claims if len(claims) == found else _claims(connection.execute(tables.text(template), values))
 
 
 def _lock_in_lane(connection: Connection, tables: Tables, worker_id: int, lanes: Lanes, lane: Lane, wanted: int) -> list[Claim]:
@@ -323,7 +330,7 @@ def _lock_in_lane(connection: Connection, tables: Tables, worker_id: int, lanes:
 
 def _candidates(connection: Connection, tables: Tables, lanes: Lanes, lane: Lane, limit: int) -> list[int]:
     values = {"q": lane[0], "p": lane[1], "f": lanes.floors.get(lane, 0), "n": limit}
-    template = _CANDIDATES_MYSQL if tables.dialect.name == "mysql" else _CANDIDATES
+    template = _CANDIDATES_MYSQL
     if lanes.tasks:
         template = _of_wanted(template, lanes.tasks)
     return [row[0] for row in connection.execute(tables.text(template), values).all()]

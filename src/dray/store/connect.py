@@ -140,13 +140,14 @@ class Database:
         """Run one statement, or read. Never repeated, except while the file or row is merely locked."""
         return self._patiently(work, transaction=False)
 
-    def transact(self, work: Callable[[Connection], T]) -> T:
-        """Run a transaction, and run it again when the database says that it lost a conflict.
+    def transact(self, work: Callable[[Connection], T], waits: Callable[[], None] = lambda: None) -> T:
+        """Run a transaction, and run it again when the database says that it lost a conflict. `waits` is called when it has to
+        wait for others before it can begin.
 
         `work` must be safe to run again after a rollback. Raises StoreUnavailable when the connection breaks: then it is
         unknown whether a commit happened, and the caller has to know what to do about it.
         """
-        return self._patiently(work, transaction=True)
+        return self._patiently(work, transaction=True, waits=waits)
 
     def alone(self, work: Callable[[Connection], T]) -> T:
         """Run one statement that passes over what others have locked or changed: that takes READ COMMITTED. Where it is not
@@ -156,11 +157,11 @@ class Database:
             self._reads_committed = usual == "read committed"
         return self.once(work) if self._reads_committed else self.transact(work)
 
-    def _patiently(self, work: Callable[[Connection], T], *, transaction: bool) -> T:
+    def _patiently(self, work: Callable[[Connection], T], *, transaction: bool, waits: Callable[[], None] = lambda: None) -> T:
         began, tries = time.monotonic(), 0
         while True:
             try:
-                with self._take_turn(transaction), self._connect() as connection:
+                with self._take_turn(transaction, waits), self._connect() as connection:
                     result = self._in_transaction(connection, work) if transaction else work(connection)
                 self._locked.is_over()
                 return result
@@ -169,6 +170,7 @@ class Database:
                 self.conflicts += self.dialect.is_busy(error)
                 if not self.dialect.is_busy(error) or not self._wait(tries, time.monotonic() - began):
                     raise self.translate(error) from error
+                waits()
 
     @contextmanager
     def _connect(self) -> Iterator[Connection]:
@@ -187,8 +189,10 @@ class Database:
             seats.release()
 
     @contextmanager
-    def _take_turn(self, writing: bool) -> Iterator[None]:
+    def _take_turn(self, writing: bool, waits: Callable[[], None]) -> Iterator[None]:
         if writing and self._turn is not None:
+            if self._turn.locked():
+                waits()
             with self._turn:
                 yield
         else:

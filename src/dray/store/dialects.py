@@ -134,15 +134,6 @@ class Dialect:
         """
         return _rows(self.name, tuple(columns.items()), parameter)
 
-    def packed(self, columns: Mapping[str, str], parameter: str = "doc") -> str:
-        """SQL: the same of rows that `rows.packed` gives: they have no names where values can be found by their place."""
-        return _rows(self.name, tuple(columns.items()), parameter, by_place=self.by_place)
-
-    @property
-    def by_place(self) -> bool:
-        """Whether rows may travel as arrays; PostgreSQL makes tables of objects only."""
-        return self.name != "postgresql"
-
     def ids(self, parameter: str = "doc") -> str:
         """SQL: the same of whole numbers, a JSON array of which is the parameter: a table `d` with the column `i`."""
         match self.name:
@@ -203,18 +194,15 @@ class Dialect:
 
 
 @cache
-def _rows(name: str, columns: tuple[tuple[str, str], ...], parameter: str, *, by_place: bool = False) -> str:
-    paths = [f"$[{place}]" if by_place else f"$.{column}" for place, (column, _) in enumerate(columns)]
+def _rows(name: str, columns: tuple[tuple[str, str], ...], parameter: str) -> str:
     if name == "sqlite":
-        fields = ", ".join(
-            f"json_extract(value, '{path}') AS {column}" for path, (column, _) in zip(paths, columns, strict=True)
-        )
+        fields = ", ".join(f"json_extract(value, '$.{column}') AS {column}" for column, _ in columns)
         return f"(SELECT {fields} FROM json_each(:{parameter})) AS d"
     types = _ROW_TYPES[name]
     if name == "postgresql":
         fields = ", ".join(f"{column} {types[kind]}" for column, kind in columns)
         return f"json_to_recordset(CAST(:{parameter} AS json)) AS d({fields})"
-    fields = ", ".join(f"{column} {types[kind]} PATH '{path}'" for path, (column, kind) in zip(paths, columns, strict=True))
+    fields = ", ".join(f"{column} {types[kind]} PATH '$.{column}'" for column, kind in columns)
     return f"JSON_TABLE(:{parameter}, '$[*]' COLUMNS({fields})) AS d"
 
 

@@ -87,7 +87,7 @@ def move(connection: Connection, tables: Tables, ending: Sequence[Finish]) -> se
 def _move_at_once(connection: Connection, tables: Tables, ending: Sequence[Finish]) -> set[Lease]:
     plain = all(map(_is_plain, ending))
     statement = tables.query(_move_statement(tables, plain=plain), ("id", "fence"))
-    moved = [row for part in _packed(tables, ending, plain=plain) for row in connection.execute(statement, {"doc": part}).all()]
+    moved = [row for part in _packed(ending, plain=plain) for row in connection.execute(statement, {"doc": part}).all()]
     return _without(ending, (Lease(*row) for row in moved)) if len(moved) < len(ending) else set()
 
 
@@ -120,7 +120,7 @@ def _without(ending: Sequence[Finish], ours: Iterable[Lease]) -> set[Lease]:
 def _copy(connection: Connection, tables: Tables, ending: Sequence[Finish]) -> None:
     plain = all(map(_is_plain, ending))
     statement = tables.text(_copy_statement(tables, plain=plain))
-    for part in _packed(tables, ending, plain=plain):
+    for part in _packed(ending, plain=plain):
         connection.execute(statement, {"doc": part})
 
 
@@ -163,8 +163,8 @@ _LOCK = "SELECT j.id, j.fence, j.flags FROM {rows} JOIN {jobs} j ON j.id = d.i A
 # --- what is sent ---------------------------------------------------------------------------------------------------------
 
 
-def _packed(tables: Tables, ending: Sequence[Finish], *, plain: bool) -> Iterable[str]:
-    return packed(tables, _given(plain=plain)[0], _rows(ending, plain=plain))
+def _packed(ending: Sequence[Finish], *, plain: bool) -> Iterable[str]:
+    return packed(_given(plain=plain)[0], _rows(ending, plain=plain))
 
 
 def _rows(ending: Sequence[Finish], *, plain: bool) -> list[tuple[Value, ...]]:
@@ -225,7 +225,7 @@ def _move_statement(tables: Tables, *, plain: bool) -> str:
     made = ", ".join(f"{ended[name]} AS {name}" if name in ended else f"j.{name}" for name in kept)
     names = ", ".join(kept)
     return (
-        "WITH d AS MATERIALIZED (SELECT d.*, {now} AS now FROM " + tables.dialect.packed(fields) + "),"
+        "WITH d AS MATERIALIZED (SELECT d.*, {now} AS now FROM " + tables.dialect.rows(fields) + "),"
         f" gone AS (DELETE FROM {{jobs}} j USING d WHERE j.id = d.i AND j.fence = d.f AND {RUNS}"
         + BY_ID.replace("{rows}", "d")
         + " RETURNING "
@@ -237,7 +237,7 @@ def _move_statement(tables: Tables, *, plain: bool) -> str:
 def _copy_statement(tables: Tables, *, plain: bool) -> str:
     fields, ended = _given(plain=plain)
     return (
-        f"{_into_history(tables, ended)} FROM (SELECT {{now}} AS now) AS t STRAIGHT_JOIN {tables.dialect.packed(fields)}"
+        f"{_into_history(tables, ended)} FROM (SELECT {{now}} AS now) AS t STRAIGHT_JOIN {tables.dialect.rows(fields)}"
         " STRAIGHT_JOIN {jobs} j ON j.id = d.i AND j.fence = d.f AND j.state = 1"
     )
 

@@ -47,10 +47,8 @@ def documents(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
     return _parts(list(rows))
 
 
-def packed(tables: Tables, columns: Mapping[str, str], rows: Iterable[Sequence[Value]]) -> Iterator[str]:
-    """The same of rows whose values are in the order of the columns, as `Dialect.packed` reads them."""
-    if tables.dialect.by_place:
-        return _parts(list(rows))
+def packed(columns: Collection[str], rows: Iterable[Sequence[Value]]) -> Iterator[str]:
+    """The same of rows whose values are in the order of the columns."""
     make = _record(tuple(columns))
     return _parts([make(*row) for row in rows])
 
@@ -74,7 +72,7 @@ def bound(rows: Sequence[Sequence[Value]], width: int) -> Iterator[Bound]:
 
 
 def values(columns: Collection[str], size: int) -> str:
-    """SQL: a table `d` of so many rows, each value of which is bound by itself."""
+    """SQL, in the words of SQLite and its driver: a table `d` of so many rows, each value of which is bound by itself."""
     row = f"({', '.join('?' * len(columns))})"
     names = ", ".join(f"column{place} AS {name}" for place, name in enumerate(columns, 1))
     return f"(SELECT {names} FROM (VALUES {', '.join([row] * size)})) AS d"

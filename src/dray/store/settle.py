@@ -79,8 +79,9 @@ class Settler:
             Step("limits", limits.waited_for, limits.give_shares),
         )
 
-    def transact(self, work: Callable[[Connection], tuple[T, Owed]]) -> T:
-        """Run a transaction that gives a result and what it owes; give the result when that has been settled.
+    def transact(self, work: Callable[[Connection], tuple[T, Owed]], waits: Callable[[], None] = lambda: None) -> T:
+        """Run a transaction that gives a result and what it owes; give the result when that has been settled. `waits` is called
+        when it cannot begin at once.
 
         Once it has committed, no trouble with the database is raised: the facts stand, and what follows is found by its note.
         """
@@ -89,7 +90,7 @@ class Settler:
             result, owed = work(connection)
             return result, owed, self.note(connection, owed)
 
-        result, owed, number = self._database.transact(noted)
+        result, owed, number = self._database.transact(noted, waits)
         self.settle(owed, () if number is None else (number,))
         return result
 

@@ -240,8 +240,9 @@ class SqlStore:
         again: bool = False,
         begun: Callable[[], None] = unheard,
     ) -> Exchange:
-        """End runs and claim the next in one transaction. `begun` is called when that has begun, with each try."""
+        """End runs and claim the next in one transaction. `begun` is called when that has begun, or cannot at once."""
         if not finishes:
+            begun()
             return Exchange(Finished([], set(), []), self.claim(worker_id, pickup, limit))
         lanes = _lanes(pickup)
 
@@ -251,7 +252,7 @@ class SqlStore:
             claims = claim(connection, self.tables, worker_id, lanes, limit) if limit > 0 else []
             return Exchange(done.finished, claims), done.owed
 
-        result = self.settler.transact(work)
+        result = self.settler.transact(work, begun)
         self.bell.ring(result.finished.ready)
         return result
 

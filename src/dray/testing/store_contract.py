@@ -352,16 +352,17 @@ class StoreContract:
         add(store, 5)
         worker, pickup = hire(store), store.pickup([])
         first = store.exchange(worker, pickup, [], 2)
-        second = store.exchange(worker, pickup, [end(one) for one in first.claims], 2)
-        assert second.finished.accepted == {one.lease for one in first.claims}
+        told = list[State]()
+        begun = lambda: told.append(see(store, first.claims[0].id).state)  # noqa: E731
+        second = store.exchange(worker, pickup, [end(one) for one in first.claims], 2, begun=begun)
+        assert (set(told), second.finished.accepted) == ({State.RUNNING}, {one.lease for one in first.claims})
         assert len({one.id for one in (*first.claims, *second.claims)}) == 4
         store.roster.leave(worker)
         with pytest.raises(WorkerGone):
             store.exchange(worker, pickup, [end(one) for one in second.claims], 1)
         assert [see(store, one.id).state for one in second.claims] == [State.RUNNING] * 2
-        assert store.exchange(worker, pickup, [end(one) for one in second.claims], 0).finished.accepted == {
-            one.lease for one in second.claims
-        }
+        third = store.exchange(worker, pickup, [end(one) for one in second.claims], 0)
+        assert third.finished.accepted == {one.lease for one in second.claims}
 
     # time, death, and strangers
 
