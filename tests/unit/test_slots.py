@@ -12,7 +12,7 @@ from dray.context import Context
 from dray.item import Item
 from dray.job import Claim
 from dray.meter import Memory, Meter
-from dray.slots import Slots
+from tests.hands import hands
 from tests.servers import wait_until
 
 
@@ -36,15 +36,7 @@ def test_the_memory_of_a_run_is_that_of_a_run_alone_only_if_it_is(tmp_path: Path
         return begin(meter, alone=alone)
 
     monkeypatch.setattr(Meter, "begin", heard)
-    slots = Slots(
-        app.runner,
-        2,
-        may_start=lambda: True,
-        mark=lambda item: True,
-        record=lambda item, outcome: None,
-        on_done=lambda: None,
-        on_stuck=lambda why: None,
-    )
+    slots = hands(app, 2)
     slots.start([waiting(1)])
     wait_until(lambda: len(begun) == 1, "the first, which waits for the second")
     slots.start([waiting(2)])

@@ -13,6 +13,7 @@ from dray.job import Claim
 from dray.pace import Pace
 from dray.slots import Slots
 from dray.stock import Stock
+from tests.hands import hands
 from tests.servers import wait_until
 
 
@@ -36,15 +37,7 @@ def ran(app: Dray) -> list[int]:
 
 @pytest.fixture
 def slots(app: Dray) -> Iterator[Slots]:
-    slots = Slots(
-        app.runner,
-        1,
-        may_start=lambda: True,
-        mark=lambda item: True,
-        record=lambda item, outcome: None,
-        on_done=lambda: None,
-        on_stuck=lambda why: None,
-    )
+    slots = hands(app, 1)
     yield slots
     slots.stop()
 
