@@ -116,8 +116,19 @@ class Site:
         return (self.folder / f"log-{self._processes.index(process)}").read_text()
 
     def says(self, process: subprocess.Popen[str], words: str, times: int = 1) -> None:
-        """Wait until a command has written these words."""
-        wait_until(lambda: self.log(process).count(words) >= times, f"{words!r} in the log of {process.args}", 60)
+        """Wait until a command has written these words; it may end with them, but not before."""
+
+        def has_said() -> bool:
+            ended = process.poll()  # first: its last words may be these
+            said = self.log(process)
+            assert ended is None or said.count(words) >= times, f"it ended with {ended}, and never said {words!r}:\n{said}"
+            return said.count(words) >= times
+
+        try:
+            wait_until(has_said, f"{words!r} in the log of {process.args}", 60)
+        except TimeoutError as error:
+            error.add_note(self.log(process))
+            raise
 
     def enqueue(self, task: str, *args: Any, **options: Any) -> int:
         """Insert a job by hand, as it would be stored; gives its id."""
