@@ -706,7 +706,7 @@ FAULTS = [
         FLAGS,
         "begins_anew_with",
     ),
-    Fault("a pause is not heeded", "../exchange", "and not standing.paused ", "", FLAGS, "usr2"),
+    Fault("a pause is not heeded", "../exchange", "and not self._standing.paused ", "", FLAGS, "usr2"),
     Fault("a round does not watch", "../cli/process", "Admin(app).care.rescue(Progress())", "pass", FLAGS, "round_frees"),
     Fault(
         "stop --stay is not heeded",

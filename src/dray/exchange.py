@@ -49,8 +49,7 @@ class Exchange:
 
     def may_start(self) -> bool:
         """Whether a job may be started at this moment."""
-        standing = self._standing
-        return standing.why is None and not standing.paused and self._lease.may_start()
+        return not self._standing.ends and not self._standing.paused and self._lease.may_start()
 
     def wants(self, leaving: int = 0) -> int:
         """How many jobs to claim now, when so many of those here leave with the same transaction."""

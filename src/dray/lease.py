@@ -53,7 +53,6 @@ class WorkerLease:
         self._roster, self._ttl, self._beat, self._listen, self._pulse = roster, ttl, beat, listen, pulse
         self._on_wake, self._on_lost, self._on_cut_off = on_wake, on_lost, on_cut_off
         self._held = heartbeat.steady()  # when the last beat that arrived was sent
-        self._start_within = ttl * START_UNTIL
         self._term = Term(pulse.page, ttl)
         self._child: subprocess.Popen[bytes] | None = None
         self._ready = threading.Event()
@@ -95,7 +94,7 @@ class WorkerLease:
 
     def may_start(self) -> bool:
         """Whether a job may be started: nobody can have given up on us yet, nor will before it has had a moment."""
-        return heartbeat.steady() < self._held + self._start_within
+        return self.age() < self._ttl * START_UNTIL
 
     def must_end(self) -> bool:
         """Whether what runs has to end at once, because others may be about to take over.

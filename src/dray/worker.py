@@ -246,16 +246,16 @@ class Worker:
     def _pause(self) -> float:
         """Seconds until the next look around, if nothing happens before."""
         now = time.monotonic()
-        pauses = [GLANCE] if self.items else []
-        if self.slots.done:
-            pauses.append(self._exchange.flush_in(now))
+        pauses = [self._exchange.flush_in(now)]
+        if self.items:
+            pauses.append(GLANCE)
         if self._would_take():
             pauses.append(self._intake.wait(now))
         else:  # what may not be started is not looked for, however many hints there are
             pauses.append(GLANCE)
         if self.limits.max_time is not None:
             pauses.append(self._began + self.limits.max_time - now)
-        return min(pauses, default=GLANCE)
+        return min(pauses)
 
     def _check_limits(self) -> None:
         seconds, idle, cycles = time.monotonic() - self._began, not self.items, self._intake.looks

@@ -16,7 +16,7 @@ def unheard() -> None:
 
 
 class Finished(NamedTuple):
-    """What a batch of ends came to. `refused`: those whose lease was lost, of which mostly there are none."""
+    """What a batch of ends came to: `refused` are those whose lease was lost, mostly none, and `accepted` all others."""
 
     ends: Sequence[Finish]
     refused: set[Lease]

@@ -18,6 +18,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from dray.errors import ConfigurationError, DrayError, SchemaError, StoreError, StoreUnavailable
 from dray.store import lines
+from dray.store.base import unheard
 from dray.store.dialects import DIALECTS, Dialect
 from dray.store.locked import Locked
 
@@ -140,7 +141,7 @@ class Database:
         """Run one statement, or read. Never repeated, except while the file or row is merely locked."""
         return self._patiently(work, transaction=False)
 
-    def transact(self, work: Callable[[Connection], T], waits: Callable[[], None] = lambda: None) -> T:
+    def transact(self, work: Callable[[Connection], T], waits: Callable[[], None] = unheard) -> T:
         """Run a transaction, and run it again when the database says that it lost a conflict. `waits` is called when it has to
         wait for others before it can begin.
 
@@ -157,7 +158,7 @@ class Database:
             self._reads_committed = usual == "read committed"
         return self.once(work) if self._reads_committed else self.transact(work)
 
-    def _patiently(self, work: Callable[[Connection], T], *, transaction: bool, waits: Callable[[], None] = lambda: None) -> T:
+    def _patiently(self, work: Callable[[Connection], T], *, transaction: bool, waits: Callable[[], None] = unheard) -> T:
         began, tries = time.monotonic(), 0
         while True:
             try:

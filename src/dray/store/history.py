@@ -17,18 +17,15 @@ from dray.store.tables import Tables
 RUNS = "j.state + 0 = 1"
 BY_ID = " AND j.id = ANY(ARRAY(SELECT d.i FROM {rows}))"  # for PostgreSQL: an array and not only a join, as for a claim
 
-# What the last run cost: nothing, where there was none. To find a field takes SQLite longer than all that is done with it, so
-# that two sizes in memory travel as one number.
-COST = ("pd", "cp", "m", "k")
-_HALF = 32  # bits
-_FIRST, _SECOND = f"d.{{}} >> {_HALF}", f"d.{{}} & {(1 << _HALF) - 1}"
+# What the last run cost: nothing, where there was none.
+COST = ("pd", "cp", "m0", "m1", "k0", "k1")
 LAST_RUN = {
     "pid": "d.pd",
     "cpu_us": "d.cp",
-    "memory_before": _FIRST.format("m"),
-    "memory_after": _SECOND.format("m"),
-    "peak_before": _FIRST.format("k"),
-    "peak_after": _SECOND.format("k"),
+    "memory_before": "d.m0",
+    "memory_after": "d.m1",
+    "peak_before": "d.k0",
+    "peak_after": "d.k1",
 }
 _NO_COST = (None,) * len(COST)
 
@@ -86,7 +83,8 @@ def move(connection: Connection, tables: Tables, ending: Sequence[Finish]) -> se
 
 def _move_at_once(connection: Connection, tables: Tables, ending: Sequence[Finish]) -> set[Lease]:
     plain = all(map(_is_plain, ending))
-    statement = tables.query(_move_statement(tables, plain=plain), ("id", "fence"))
+    template = tables.kept(("move", plain), partial(_move_statement, tables, plain=plain))
+    statement = tables.query(template, ("id", "fence"))
     moved = [row for part in _packed(ending, plain=plain) for row in connection.execute(statement, {"doc": part}).all()]
     return _without(ending, (Lease(*row) for row in moved)) if len(moved) < len(ending) else set()
 
@@ -119,7 +117,7 @@ def _without(ending: Sequence[Finish], ours: Iterable[Lease]) -> set[Lease]:
 
 def _copy(connection: Connection, tables: Tables, ending: Sequence[Finish]) -> None:
     plain = all(map(_is_plain, ending))
-    statement = tables.text(_copy_statement(tables, plain=plain))
+    statement = tables.text(tables.kept(("copy", plain), partial(_copy_statement, tables, plain=plain)))
     for part in _packed(ending, plain=plain):
         connection.execute(statement, {"doc": part})
 
@@ -131,7 +129,9 @@ def _copy_bound(connection: Connection, tables: Tables, ending: Sequence[Finish]
     fields, _ = _given(plain=plain)
     copied = 0
     for some in bound(_rows(ending, plain=plain), len(fields)):
-        statement = tables.kept(("copy", plain, some.size), partial(_copy_bound_statement, tables, some.size, plain=plain))
+        statement = tables.kept(
+            ("copy bound", plain, some.size), partial(_copy_bound_statement, tables, some.size, plain=plain)
+        )
         assert tables.clock is not None  # it has no clock of its own
         copied += connection.exec_driver_sql(statement, (*some.values, tables.clock())).rowcount
     return copied
@@ -204,13 +204,8 @@ def cost(usage: Usage | None) -> tuple[Value, ...]:
     """What a run cost, in the order of `COST`."""
     if usage is None:
         return _NO_COST
-    pid, cpu, before, after, peak_before, peak_after = usage
-    return (
-        pid,
-        None if cpu is None else round(cpu * 1_000_000),
-        before << _HALF | after,
-        peak_before << _HALF | peak_after,
-    )
+    pid, cpu, *memory = usage
+    return (pid, None if cpu is None else round(cpu * 1_000_000), *memory)
 
 
 def _given(*, plain: bool) -> tuple[dict[str, str], dict[str, str]]:

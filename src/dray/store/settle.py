@@ -17,6 +17,7 @@ from dray import events
 from dray.errors import StoreError, StoreUnavailable
 from dray.job import Ready
 from dray.store import cover, edges, gates, limits
+from dray.store.base import unheard
 from dray.store.connect import Database
 from dray.store.owed import Owed, forget, left_behind, note, stay_with
 from dray.store.places import Placed
@@ -79,7 +80,7 @@ class Settler:
             Step("limits", limits.waited_for, limits.give_shares),
         )
 
-    def transact(self, work: Callable[[Connection], tuple[T, Owed]], waits: Callable[[], None] = lambda: None) -> T:
+    def transact(self, work: Callable[[Connection], tuple[T, Owed]], waits: Callable[[], None] = unheard) -> T:
         """Run a transaction that gives a result and what it owes; give the result when that has been settled. `waits` is called
         when it cannot begin at once.
 

@@ -361,7 +361,7 @@ class Tables:
         return query
 
     def kept(self, name: Hashable, make: Callable[[], str]) -> str:
-        """The same of a statement in the driver's own words."""
+        """The same of the text of a statement that takes long to put together."""
         statement = self._kept.get(name)
         if statement is None:
             statement = self._kept[name] = make()
