@@ -28,18 +28,18 @@ class Tally:
 
     def add(self, ends: Iterable[Finish]) -> None:
         """Count ends. Their minute is by the database's clock: from the instant of the claim on, by our own steady one."""
-        alike: defaultdict[tuple[int, str, str, State, bool], list[tuple[Finish, int]]] = defaultdict(list)
+        alike: defaultdict[tuple[str, str, State, bool], list[Finish]] = defaultdict(list)
         for one in ends:
             if one.started:
-                claim, change, run = one.claim, one.change, round(one.ran * 1_000_000)
-                minute = (claim.claimed_at + run) // (MINUTE * 1_000_000)
-                alike[minute, claim.task, claim.queue, change.state, change.error is not None].append((one, run))
+                claim, change = one.claim, one.change
+                alike[claim.task, claim.queue, change.state, change.error is not None].append(one)
         with self._lock:
-            for (minute, task, queue, state, failed), some in alike.items():
-                self._changed.add(minute)
-                numbers = self._minutes.setdefault(minute, {}).setdefault((task, queue), Numbers())
-                numbers.count(state, failed=failed, number=len(some))
-                _measure(numbers, some)
+            for (task, queue, state, failed), some in alike.items():
+                for minute, same in _by_minute(some):
+                    self._changed.add(minute)
+                    numbers = self._minutes.setdefault(minute, {}).setdefault((task, queue), Numbers())
+                    numbers.count(state, failed=failed, number=len(same))
+                    _measure(numbers, same)
                 self.total += len(some)
                 self.by_state[state] = self.by_state.get(state, 0) + len(some)
 
@@ -62,9 +62,20 @@ class Tally:
             self._changed |= {row.at // MINUTE for row in rows} & self._minutes.keys()
 
 
-def _measure(numbers: Numbers, some: Sequence[tuple[Finish, int]]) -> None:
-    claims, usages = [one.claim for one, _ in some], [one.usage for one, _ in some if one.usage is not None]
+def _by_minute(some: Sequence[Finish]) -> Iterable[tuple[int, Sequence[Finish]]]:
+    """Runs by the minute of their end: mostly it is that of all."""
+    minutes = [(one.claim.claimed_at + round(one.ran * 1_000_000)) // (MINUTE * 1_000_000) for one in some]
+    if min(minutes) == max(minutes):
+        return [(minutes[0], some)]
+    parted: defaultdict[int, list[Finish]] = defaultdict(list)
+    for minute, one in zip(minutes, some, strict=True):
+        parted[minute].append(one)
+    return parted.items()
+
+
+def _measure(numbers: Numbers, some: Sequence[Finish]) -> None:
+    claims, usages = [one.claim for one in some], [one.usage for one in some if one.usage is not None]
     waits = [max(0, claim.claimed_at - claim.ready_at) for claim in claims if claim.ready_at is not None]
-    numbers.time([run for _, run in some], waits)
+    numbers.time([round(one.ran * 1_000_000) for one in some], waits)
     cpu = sum(usage.cpu for usage in usages if usage.cpu is not None)
     numbers.use(round(cpu * 1_000_000), max((usage.peak_after for usage in usages), default=0))

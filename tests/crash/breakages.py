@@ -24,7 +24,8 @@ def no_fence(shop: Shop) -> None:
     history.lock_running = finish.lock_running = any_holder  # type: ignore[assignment]
 
     def loose(template: str) -> str:
-        return template.replace(" AND j.fence = d.f", "").replace("id, fence", "id, 1")
+        wide = template.replace(" AND j.fence = d.f", "")
+        return wide.replace("EXCEPT SELECT id, fence FROM moved", "WHERE i NOT IN (SELECT id FROM moved)")
 
     history._move_statement = lambda tables, plain: loose(statement(tables, plain=plain))  # type: ignore[misc]
     history._copy_statement = lambda tables, plain: loose(copy(tables, plain=plain))  # type: ignore[misc]

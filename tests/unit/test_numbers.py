@@ -7,6 +7,7 @@ import mmap
 import os
 import threading
 import time
+from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -55,6 +56,13 @@ def test_it_does_not_matter_in_which_portions_they_are_counted(ends: list[tuple[
     assert Numbers.from_json(whole.to_json()) == whole
 
 
+@given(st.lists(st.integers(0, 100) | st.integers(0, 10**9) | st.integers(0, 2**64), max_size=100))
+def test_many_times_at_once_are_counted_where_each_belongs(times: list[int]) -> None:
+    numbers = Numbers()
+    numbers.time(times, times)
+    assert numbers.run == numbers.wait == Counter(map(bin_of, times))
+
+
 def test_what_a_hand_has_written_is_nothing() -> None:
     assert Numbers.from_json("no json") == Numbers.from_json('{"run": 7}') == Numbers()
     assert quantile({}, 0.5) is None
@@ -84,6 +92,14 @@ def test_a_run_belongs_to_the_minute_in_which_it_ended_and_what_never_started_to
     tally.add([end(claimed=5 * MINUTE)._replace(started=False)])
     (row,) = tally.take(1)
     assert row.at == 7 * 60
+
+
+def test_runs_that_ended_in_two_minutes_are_parted_though_they_are_counted_together() -> None:
+    tally = Tally()
+    tally.add([end(claimed=5 * MINUTE, ran=ran) for ran in (59.0, 61.0, 2.0)])
+    found = {row.at: Numbers.from_json(row.numbers).runs for row in tally.take(1)}
+    assert found == {5 * 60: 2, 6 * 60: 1}
+    assert (tally.total, tally.by_state) == (3, {State.SUCCEEDED: 3})
 
 
 def test_minutes_that_are_long_over_are_forgotten_once_they_have_been_given() -> None:
