@@ -34,7 +34,7 @@ def arguments() -> argparse.Namespace:
     names = [*GROUPS, *all_rows()]
     parser.add_argument("rows", nargs="*", metavar="row", help=f"{', '.join(names)}; none: all of them")
     parser.add_argument("--database", action="append", choices=beds.NAMES, help="only this one; may be repeated")
-    parser.add_argument("--jobs", type=int, metavar="N", help="how many are drained (20000); of slow peers' fewer")
+    parser.add_argument("--jobs", type=int, metavar="N", help="how many are drained (100000); where that takes long, fewer")
     parser.add_argument("--repeat", type=int, metavar="N", help="repetitions (3)")
     parser.add_argument("--quick", action="store_true", help="2000 jobs, one repetition")
     parser.add_argument("--peers", type=Path, default=FOLDER, metavar="FOLDER", help="where the peers are installed")
@@ -96,7 +96,7 @@ class Round:
 
 def sized(given: argparse.Namespace) -> Size:
     return Size(
-        jobs=given.jobs or (2_000 if given.quick else 20_000),
+        jobs=given.jobs or (2_000 if given.quick else 100_000),
         repetitions=given.repeat or (1 if given.quick else 3),
         idle=1.0 if given.quick else 5.0,
     )

@@ -28,7 +28,12 @@ class Size:
     @property
     def single(self) -> int:
         """Jobs that are enqueued one by one, each with a commit of its own."""
-        return max(50, self.jobs // 20)
+        return max(50, self.jobs // 100)
+
+    @property
+    def fewer(self) -> int:
+        """Jobs of rows that take longer, or whose start matters less."""
+        return max(1_000, self.jobs // 5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +53,10 @@ class Row:
 
 def _all(size: Size) -> int:
     return size.jobs
+
+
+def _fewer(size: Size) -> int:
+    return size.fewer
 
 
 def _single(size: Size) -> int:
@@ -76,17 +85,17 @@ def _own() -> Iterator[Row]:
     for name, workers in (("drain", 1), ("drain-2", 2)):
         yield Row(name=name, kind="drain", run=_drain(dray_rows.drained, workers), jobs=_all, fill=fill, raw="raw")
     gated = (
-        ("drain-groups", dray_rows.fill_groups, _all),
-        ("drain-limits", dray_rows.fill_limits, _all),
-        ("drain-dependents", dray_rows.fill_pairs, _all),
-        ("drain-one-group", dray_rows.fill_line, lambda size: size.jobs // 10),
-        ("drain-one-group-ahead", dray_rows.fill_line_ahead, _all),
+        ("drain-groups", dray_rows.fill_groups, _fewer),
+        ("drain-limits", dray_rows.fill_limits, _fewer),
+        ("drain-dependents", dray_rows.fill_pairs, _fewer),
+        ("drain-one-group", dray_rows.fill_line, lambda size: size.fewer // 10),
+        ("drain-one-group-ahead", dray_rows.fill_line_ahead, _fewer),
     )
     for name, filled, jobs in gated:
         yield Row(name=name, kind="drain", run=_drain(dray_rows.drained, 1), jobs=jobs, fill=filled, raw="drain")
     pairs = (
         ("enqueue-one", raw.inserted_one_by_one, dray_rows.enqueued_one_by_one, _single),
-        ("enqueue-many", raw.inserted_in_chunks, dray_rows.enqueued_in_chunks, _all),
+        ("enqueue-many", raw.inserted_in_chunks, dray_rows.enqueued_in_chunks, _fewer),
         ("enqueue-in-transaction", raw.inserted_in_transactions, dray_rows.enqueued_in_transactions, _single),
     )
     for kind, bare, own, jobs in pairs:
@@ -121,7 +130,7 @@ def rows_of(peer: Peer, folder: Path) -> Iterator[Row]:
         yield row(name, run, lambda size: peer.drained(size.jobs), "drain", "drain-2", filled=True)
     yield row("enqueue-one", _rate(guest.enqueued_one_by_one), _single, "enqueue-one")
     if peer.bulk:
-        yield row("enqueue-many", _rate(guest.enqueued_in_chunks), _all, "enqueue-many")
+        yield row("enqueue-many", _rate(guest.enqueued_in_chunks), _fewer, "enqueue-many")
     yield row("latency", _wait(guest.latencies), _waits, "latency")
 
 

@@ -63,6 +63,7 @@ CONTAINERS = "tests/acceptance/test_containers.py"
 DEPLOYS = "tests/regressions/test_a_deploy_moves_a_link.py"
 STOCK = "tests/unit/test_stock.py"
 PACE = "tests/unit/test_pace.py"
+SPEED = "tests/unit/test_exchange.py"
 AWAY = "tests/regressions/test_an_outage_keeps_nothing_back.py"
 
 
@@ -155,6 +156,9 @@ FAULTS = [
     Fault("an outage keeps jobs back", "../exchange", "doubt()\n        self._stock.start()", "doubt()", AWAY, "held_back"),
     Fault(
         "what takes long is fetched ahead", "../pace", ", self.most / AHEAD, seen)", ", self.most / AHEAD)", PACE, "takes_long"
+    ),
+    Fault(
+        "what went back counts as speed", "../exchange", " and all(one.started for one in finishes):", ":", SPEED, "handed_back"
     ),
     Fault("an unknown commit is a loss", "finish", "if again and refused:", "if False:", CONTRACT, "done_under_the_same"),
     Fault(
