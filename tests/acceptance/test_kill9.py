@@ -17,13 +17,13 @@ from tests.crash.crew import EXIT_LOST, children_of, crew_of
 from tests.crash.ledger import ALIVE, RUNNING, SUCCEEDED, Ledger
 from tests.crash.receipt import steady
 from tests.crash.scenes import all_done_once, busy_worker, check, claimed, first_holder, held, nobody_is_left, runs_of
-from tests.crash.trial import Trial
+from tests.crash.trial import MIXTURE, Trial
 from tests.effort import kills
 from tests.servers import Database, wait_until
 
 pytestmark = pytest.mark.long
 
-KILLS = int(os.environ.get("DRAY_TEST_KILLS", "0")) or kills(least=15)
+KILLS = int(os.environ.get("DRAY_TEST_KILLS", "0")) or kills(least=len(MIXTURE))
 TTL = float(os.environ.get("DRAY_TEST_TTL", "1"))
 SEED = int(os.environ.get("DRAY_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 2**31)
 

@@ -32,18 +32,20 @@ class Stroke:
     producer: bool
 
 
+MIXTURE = (
+    Stroke("witness", False),
+    Stroke("family", False),
+    Stroke("witness", False),
+    Stroke("family", False),
+    Stroke(None, True),
+    Stroke("witness", True),
+    Stroke("family", True),
+)
+
+
 def strokes(count: int, chance: random.Random) -> list[Stroke]:
-    """A mixture in which each kind of kill occurs, in random order."""
-    kinds = [
-        Stroke("witness", False),
-        Stroke("family", False),
-        Stroke("witness", False),
-        Stroke("family", False),
-        Stroke(None, True),
-        Stroke("witness", True),
-        Stroke("family", True),
-    ]
-    chosen = [kinds[number % len(kinds)] for number in range(count)]
+    """So many from the mixture, which has each kind of kill, in random order."""
+    chosen = [MIXTURE[number % len(MIXTURE)] for number in range(count)]
     chance.shuffle(chosen)
     return chosen
 
