@@ -64,6 +64,7 @@ DEPLOYS = "tests/regressions/test_a_deploy_moves_a_link.py"
 STOCK = "tests/unit/test_stock.py"
 PACE = "tests/unit/test_pace.py"
 SPEED = "tests/unit/test_exchange.py"
+COMMITS = "tests/contract/test_commits.py"
 AWAY = "tests/regressions/test_an_outage_keeps_nothing_back.py"
 
 
@@ -160,6 +161,7 @@ FAULTS = [
     Fault(
         "what went back counts as speed", "../exchange", " and all(one.started for one in finishes):", ":", SPEED, "handed_back"
     ),
+    Fault("each page of a commit is heard", "../heartbeat", "self.looks >= PEEKS and ", "", COMMITS, "under_way"),
     Fault("an unknown commit is a loss", "finish", "if again and refused:", "if False:", CONTRACT, "done_under_the_same"),
     Fault(
         "what was rescued counts as written",

@@ -106,13 +106,13 @@ class Commits:
             return POLL
         if (left := self.quiet_until - steady()) > 0:
             return left
-        if self.looks >= POLLS:
-            return BLIND
-        return PEEK if self.looks < PEEKS else POLL
+        return BLIND if self.looks >= POLLS else PEEK if self.looks < PEEKS else POLL
 
     def sources(self) -> list[int]:
-        """What to wait for. Not for a moment after a commit: among hundreds a second, not each has to be told of."""
-        return [self.watch.number] if self.watch is not None and steady() >= self.quiet_until else []
+        """What to wait for. Not while a commit seems under way: its pages are written one by one, and each would be heard. Nor
+        for a moment after it: among hundreds a second, not each has to be told of."""
+        waits = self.looks >= PEEKS and steady() >= self.quiet_until
+        return [self.watch.number] if self.watch is not None and waits else []
 
     def moved(self) -> bool:
         """Whether there was a commit since the last look."""

@@ -70,9 +70,11 @@ def test_while_a_commit_is_under_way_it_looks_often_and_not_for_ever(commits: Co
     assert heard(commits)
     assert not commits.moved()
     assert commits.pause() == PEEK
+    assert commits.sources() == [], "each page of a large commit would wake it"
     for _ in range(POLLS):
         assert not commits.moved()
     assert commits.pause() == BLIND
+    assert commits.sources() != []
 
 
 def test_commits_that_come_in_pairs_do_not_make_it_believe_that_it_is_deaf(commits: Commits, other: sqlite3.Connection) -> None:
