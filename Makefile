@@ -26,10 +26,10 @@ test: $(VENV)/.installed-dev ## run the tests on SQLite, PostgreSQL and MariaDB;
 ifdef ARGS
 	$(BIN)/pytest $(ARGS)
 else
-	# Two at a time, but for those that mind what else goes on. In the order of their names the stories come first, which take
-	# longest; in xdist's order, by the number of tests, they would come last, and one process would wait for the other's.
+	# Two at a time; in the order of their names the stories come first, which take longest: in xdist's order, by the number of
+	# tests, they would come last, and one process would wait for the other's. The long suites do not begin beside all else.
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
-	$(BIN)/pytest -m long
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m long
 endif
 
 check: $(VENV)/.installed-dev ## run the linters and the type checker, then the tests: what CI runs
