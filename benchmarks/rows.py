@@ -32,8 +32,8 @@ class Size:
 
     @property
     def fewer(self) -> int:
-        """Jobs of rows that take longer, or whose start matters less."""
-        return max(1_000, self.jobs // 5)
+        """Jobs of rows that take long, or have no start that would weigh."""
+        return min(self.jobs, max(1_000, self.jobs // 5))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,9 +85,9 @@ def _own() -> Iterator[Row]:
     for name, workers in (("drain", 1), ("drain-2", 2)):
         yield Row(name=name, kind="drain", run=_drain(dray_rows.drained, workers), jobs=_all, fill=fill, raw="raw")
     gated = (
-        ("drain-groups", dray_rows.fill_groups, _fewer),
-        ("drain-limits", dray_rows.fill_limits, _fewer),
-        ("drain-dependents", dray_rows.fill_pairs, _fewer),
+        ("drain-groups", dray_rows.fill_groups, _all),
+        ("drain-limits", dray_rows.fill_limits, _all),
+        ("drain-dependents", dray_rows.fill_pairs, _all),
         ("drain-one-group", dray_rows.fill_line, lambda size: size.fewer // 10),
         ("drain-one-group-ahead", dray_rows.fill_line_ahead, _fewer),
     )

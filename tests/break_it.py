@@ -63,7 +63,7 @@ CONTAINERS = "tests/acceptance/test_containers.py"
 DEPLOYS = "tests/regressions/test_a_deploy_moves_a_link.py"
 STOCK = "tests/unit/test_stock.py"
 PACE = "tests/unit/test_pace.py"
-SPEED = "tests/unit/test_exchange.py"
+SPEED = "tests/contract/test_exchange.py"
 COMMITS = "tests/contract/test_commits.py"
 AWAY = "tests/regressions/test_an_outage_keeps_nothing_back.py"
 

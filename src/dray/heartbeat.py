@@ -109,8 +109,8 @@ class Commits:
         return BLIND if self.looks >= POLLS else PEEK if self.looks < PEEKS else POLL
 
     def sources(self) -> list[int]:
-        """What to wait for. Not while a commit seems under way: its pages are written one by one, and each would be heard. Nor
-        for a moment after it: among hundreds a second, not each has to be told of."""
+        """What to wait for. Not while it looks every millisecond anyway: each page of the commit under way would be heard. Nor
+        for a moment after that commit: among hundreds a second, not each has to be told of."""
         waits = self.looks >= PEEKS and steady() >= self.quiet_until
         return [self.watch.number] if self.watch is not None and waits else []
 

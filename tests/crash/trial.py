@@ -95,7 +95,7 @@ class Trial:
         """
         workers = self.crew.present("work")
         self._chance.shuffle(workers)
-        if self._spared not in workers or self._strokes % SPARE_FOR == 0:
+        if self._spared not in workers or self._strokes % min(SPARE_FOR, self.kills) == 0:
             self._spared = workers[-1]
         workers.remove(self._spared)
         if self._chance.random() < 0.5:

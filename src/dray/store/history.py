@@ -198,8 +198,8 @@ def cost(usage: Usage | None) -> tuple[Value, ...]:
     """What a run cost, in the order of `COST`."""
     if usage is None:
         return _NO_COST
-    pid, cpu, now, then, peak, last_peak = usage  # by name: a list of the rest would take as long as all else
-    return pid, None if cpu is None else round(cpu * 1_000_000), now, then, peak, last_peak
+    pid, cpu, before, after, peak_before, peak_after = usage  # not *rest: to make that list takes as long as all else
+    return pid, None if cpu is None else round(cpu * 1_000_000), before, after, peak_before, peak_after
 
 
 def _given(*, plain: bool) -> tuple[dict[str, str], dict[str, str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,11 +18,11 @@ from dray.slots import Slots
 from dray.standing import Standing
 from dray.stock import Stock
 from tests.hands import hands
-from tests.servers import wait_until
+from tests.servers import Database, wait_until
 
 
 class Bench:
-    """One slot on SQLite, and what stands between: without a loop, so that each step is taken by hand."""
+    """One slot, a store, and what stands between: without a loop, so that each step is taken by hand."""
 
     def __init__(self, app: Dray, slots: Slots) -> None:
         self.slots, self.pace = slots, Pace(concurrency=1, most=1000)
@@ -48,24 +47,30 @@ class Bench:
 
 
 @pytest.fixture
-def app(tmp_path: Path) -> Iterator[Dray]:
-    app = Dray(f"sqlite:///{tmp_path}/x.db", create_tables=True)
-    app.store.ensure()
+def app(database: Database) -> Iterator[Dray]:
+    app = Dray(database.url, create_tables=True)
     task = app.task(name="nothing")(lambda: None)
     app.enqueue_many(task.bind() for _ in range(10))
     yield app
     app.close()
 
 
-def test_who_has_ended_all_that_was_here_while_there_is_more_fetches_more(app: Dray) -> None:
-    bench = Bench(app, hands(app, 1))
+@pytest.fixture
+def slots(app: Dray, request: pytest.FixtureRequest) -> Iterator[Slots]:
+    may_start: bool = getattr(request, "param", True)
+    slots = hands(app, 1, may_start=lambda: may_start)
+    yield slots
+    slots.stop()
+
+
+def test_who_has_ended_all_that_was_here_while_there_is_more_fetches_more(app: Dray, slots: Slots) -> None:
+    bench = Bench(app, slots)
     bench.take_and_end()
     assert bench.pace.target() == 2
-    bench.slots.stop()
 
 
-def test_what_was_handed_back_says_nothing_of_speed(app: Dray) -> None:
-    bench = Bench(app, hands(app, 1, may_start=lambda: False))
+@pytest.mark.parametrize("slots", [False], indirect=True, ids=["nothing-starts"])
+def test_what_was_handed_back_says_nothing_of_speed(app: Dray, slots: Slots) -> None:
+    bench = Bench(app, slots)
     bench.take_and_end()
     assert bench.pace.target() == 1
-    bench.slots.stop()
