@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
+from sqlalchemy import Connection
 
 from dray.care import Care
 from dray.job import State, name_hash
 from dray.settings import load
-from dray.store import promote
+from dray.store import listing, promote
 from dray.store.filters import Filter
 from tests.costs.bed import Bed
 from tests.costs.counters import Cost
@@ -96,3 +97,24 @@ def test_a_page_costs_the_same_whatever_the_history(beds: Beds, name: str) -> No
         assert full.work <= 12 * MANY_ROWS
         return
     assert full.work <= MARGIN * small.work + LEVELS, f"with {FEW} rows: {small}\nwith {MANY_ROWS}: {full}"
+
+
+@pytest.mark.rows("C49")
+@pytest.mark.parametrize("state", ["succeeded", "failed"])
+def test_postgresql_expects_as_many_as_there_are(beds: Beds, state: str) -> None:
+    """Where it expected none, it took the index by time, and sorted five million rows of it."""
+    bed = beds.full
+    if bed.dialect.name != "postgresql":
+        pytest.skip("only PostgreSQL is asked in words of its own")
+    wanted = Filter.parse({"queue": "default", "state": state})
+
+    def expected(connection: Connection) -> tuple[str, int]:
+        ((_, query),) = listing.newest(connection, bed.store.tables, wanted, 50, None)
+        words = str(query.compile(connection, compile_kwargs={"literal_binds": True}))
+        (plan,) = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {words}").scalar_one()
+        scan = plan["Plan"]["Plans"][0]
+        return scan["Index Name"], scan["Plan Rows"]
+
+    index, rows = bed.store.database.once(expected)
+    assert index == "dray_history_queue"
+    assert rows > MANY_ROWS // 8

@@ -101,14 +101,15 @@ def _ids(tables: Tables, look: Look, low: int, before: int | None) -> Select[Any
 
 def _in_index_order(query: Select[Any], look: Look, before: int) -> Select[Any]:
     """The same for PostgreSQL, in words that no other index fits. It believes that 50 rows are soon met with, and would rather
-    walk back along the ids, perhaps through millions of others."""
+    walk back along the ids, perhaps through millions of others. And it guesses by the state alone how many come before a place:
+    below the lowest state it expects none, and takes any index at all."""
     assert look.index is not None
     assert look.state is not None
     table = look.table
     code: ColumnElement[int] = literal_column(str(STATE[look.state]))
     if look.index in OWN:
         query = query.where(text(_one_of(OWN[look.index])))
-    place = tuple_(table.c.state, table.c.id) < tuple_(code, literal_column(str(before)))
+    place = tuple_(table.c.state, table.c.id) <= tuple_(code, literal_column(str(before - 1)))
     return query.where(place, table.c.state >= code).order_by(table.c.state.desc(), table.c.id.desc())
 
 
