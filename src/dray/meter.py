@@ -6,6 +6,7 @@ import os
 import resource
 import sys
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, NamedTuple, TypeVar
 
@@ -34,6 +35,9 @@ class Meter:
         self._last = Memory(0, 0)
         self._at = float("-inf")
         self._status, self._reset = _open("/proc/self/status", os.O_RDONLY), _open("/proc/self/clear_refs", os.O_WRONLY)
+        for number in (self._status, self._reset):
+            if number is not None:
+                weakref.finalize(self, os.close, number)
 
     def begin(self, *, alone: bool) -> Memory:
         """A run begins. If none other is under way, the highest use of memory is counted anew."""

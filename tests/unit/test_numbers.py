@@ -136,6 +136,14 @@ def test_memory_and_processor_time_of_a_run() -> None:
     held.close()
 
 
+def test_a_meter_that_is_not_used_any_more_has_no_file_open() -> None:
+    open_before = set(os.listdir("/dev/fd"))
+    meter = Meter()
+    assert meter.begin(alone=True).now > 0
+    del meter
+    assert set(os.listdir("/dev/fd")) <= open_before
+
+
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak is reset through /proc")
 def test_the_peak_is_counted_anew_for_a_run_that_is_alone() -> None:
     meter = Meter()
