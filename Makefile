@@ -47,7 +47,7 @@ stress: $(VENV)/.installed-dev ## run the long suites for longer, and more than 
 	        $(BIN)/pytest -m long -s --timeout=7200 $(ARGS) || exit; \
 	done
 
-bench: $(VENV)/.installed-dev ## measure Dray beside bare drivers and peers, up to 20 minutes; ARGS="--quick drain" for less
+bench: $(VENV)/.installed-dev ## measure Dray beside bare drivers and peers, for more than 20 minutes; ARGS="--quick drain" for less
 	@.ci/install-servers
 	@$(BIN)/python -m benchmarks.peers.install
 	$(BIN)/python -m benchmarks $(ARGS)
