@@ -162,7 +162,7 @@ def rehearse(matrix: Matrix, acts: Iterable[str]) -> None:
         ("no_doubt", "finish", "finish:4:COMMIT", "after", "cut", "accepted, and counted as refused"),
         ("added_again", "enqueue", "enqueue:1:INSERT INTO dray_jobs", "after", "cut", "added it more than once"),
         ("nobody_looks_again", "work", "claim:6:COMMIT", "after", "cut", "jobs run in its name"),
-        ("no_note", "end one", "finish:5:WITH any_edge AS", "before", "kill", "do not end"),
+        ("no_note", "end one", "finish:5:SELECT", "before", "kill", "do not end"),
         ("no_count", "limits", "exchange:11:BEGIN", "before", "freeze", "hold limit"),
         ("no_settle", "end one", "finish:6:DELETE FROM dray_unsettled", "after", "kill", "do not end"),
     ],

@@ -38,8 +38,8 @@ _STANDS = (
 _NEEDED = f"{{needed}} EXISTS {_STANDS}"
 # And whether there are edges at all, in the same statement: as long as there are none, nobody makes notes of ends.
 _LOOK = (
-    "WITH any_edge AS (SELECT job_id FROM {edges} LIMIT 1)"
-    f" SELECT * FROM (SELECT e.job_id, e.needs_id FROM {_NEEDED} LIMIT :n) AS w UNION ALL SELECT -1, -1 FROM any_edge"
+    f"SELECT * FROM (SELECT e.job_id, e.needs_id FROM {_NEEDED} LIMIT :n) AS w"
+    " UNION ALL SELECT -1, -1 FROM (SELECT job_id FROM {edges} LIMIT 1) AS x"
 )
 # So many edges, whether anybody waits there still or not: each page costs the same.
 _PAGE = (
@@ -48,8 +48,7 @@ _PAGE = (
 )
 _BY_NEEDS = {
     "sqlite": "{rows} JOIN {edges} e ON e.needs_id = d.i WHERE",
-    # Where there are no edges, the document is not even read.
-    "postgresql": "{edges} e WHERE EXISTS (SELECT FROM any_edge) AND e.needs_id = ANY(ARRAY(SELECT d.i FROM {rows})) AND",
+    "postgresql": "{edges} e WHERE e.needs_id = ANY(ARRAY(SELECT d.i FROM {rows})) AND",
     "mysql": "{rows} STRAIGHT_JOIN {edges} e FORCE INDEX ({index}) ON e.needs_id = d.i WHERE",
 }
 _STILL = f"SELECT c.id FROM {{rows}} JOIN {{jobs}} c ON c.id = d.i WHERE {_WAITS}"
